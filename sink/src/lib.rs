@@ -1,0 +1,9 @@
+//! A synchronous WAL receiver: commits wait for it, and what it has acknowledged is never lost.
+//!
+//! ```text
+//!   primary ──▶ receiver (one thread) ──▶ DIR/SEG, SEG.partial ──▶ https ──▶ status · recover · any client
+//!                    │                                                ▲
+//!                    └──────────────▶ state (positions, catalog) ─────┘
+//! ```
+pub mod api;
+pub mod state;

@@ -1,0 +1,2 @@
+//! A synchronous WAL receiver for `PostgreSQL`.
+fn main() {}

@@ -1,0 +1,30 @@
+//! Postgres' write-ahead log as a stream.
+//!
+//! ```text
+//!   Postgres (walsender)
+//!        │ CopyBoth
+//!        ▼
+//!   source ──▶ receive ──▶ log (segments on a Disk) ──▶ cursor ──▶ whoever reads
+//!     ▲          │  ▲              │                       ▲
+//!     │          │  └── proto::wal │ flushed               │ recent bytes
+//!     │          ▼                 ▼                       │
+//!     └──────  ledger ◀────────────┘        ring ──────────┘
+//! ```
+//!
+//! Bytes flow one way. Only positions flow back, and only through the [`ledger`].
+//!
+//! What is below [`proto`], and the deciding types ([`lsn`], [`segment`], [`ledger`], [`receive`]), take bytes and values and give
+//! values: they know no socket, file, clock or task, and build without any feature of this crate. Drivers do the I/O: [`source`]
+//! the network, [`disk`] the files.
+
+#[cfg(feature = "disk")]
+pub mod clock;
+pub mod disk;
+pub mod ident;
+pub mod lsn;
+pub mod proto;
+pub mod segment;
+
+pub use ident::{PgTime, SystemId, Timeline};
+pub use lsn::Lsn;
+pub use segment::{Segment, SegmentName, SegmentSize, WalFile};

@@ -1,0 +1,1 @@
+//! What Postgres sends and stores, as bytes to values and back. Pure: no socket, file, clock or task below here.
