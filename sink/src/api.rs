@@ -143,3 +143,13 @@ pub struct Problem {
     /// A sentence for people, with the way out.
     pub message: String,
 }
+
+/// The response header with the timeline whose bytes are sent, of `/v1/segments/{name}` and `/v1/wal`.
+pub const TIMELINE_HEADER: &str = "x-beyond-timeline";
+
+/// The response header with the LSN up to which the bytes of a segment, or of a range, are WAL; what a segment has behind it is
+/// zeros.
+pub const FLUSHED_HEADER: &str = "x-beyond-flushed";
+
+/// The response header that is `true` where a segment holds all its bytes, `false` where it is a tail padded with zeros.
+pub const COMPLETE_HEADER: &str = "x-beyond-complete";

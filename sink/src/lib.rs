@@ -6,4 +6,7 @@
 //!                    └──────────────▶ state (positions, catalog) ─────┘
 //! ```
 pub mod api;
+pub mod client;
+pub mod config;
 pub mod state;
+pub mod tls;

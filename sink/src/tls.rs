@@ -1,0 +1,3 @@
+//! Certificates and keys.
+
+pub mod pem;
