@@ -21,9 +21,14 @@
 pub mod clock;
 pub mod disk;
 pub mod ident;
+pub mod ledger;
+pub mod log;
 pub mod lsn;
 pub mod proto;
+pub mod ring;
 pub mod segment;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 
 pub use ident::{PgTime, SystemId, Timeline};
 pub use lsn::Lsn;
