@@ -19,6 +19,7 @@
 
 #[cfg(feature = "disk")]
 pub mod clock;
+pub mod conninfo;
 pub mod disk;
 pub mod ident;
 pub mod ledger;

@@ -1,1 +1,4 @@
 //! What Postgres sends and stores, as bytes to values and back. Pure: no socket, file, clock or task below here.
+
+pub mod backend;
+pub mod replication;
