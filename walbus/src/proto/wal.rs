@@ -36,3 +36,5 @@ pub use event::WalEvent;
 pub use page::{LongHeader, PAGE_BYTES, PageHeader, WalVersion};
 pub use record::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES, Record, RecordHeader, rmgr_name};
 pub use scan::{Scan, ScanEnd};
+
+pub(in crate::proto) use field::{i64_at, u8_at, u32_at, u64_at};
