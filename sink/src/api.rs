@@ -142,6 +142,9 @@ pub struct Problem {
     pub code: String,
     /// A sentence for people, with the way out.
     pub message: String,
+    /// Where WAL was asked for that is not held: the first position that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<String>,
 }
 
 /// The response header with the timeline whose bytes are sent, of `/v1/segments/{name}` and `/v1/wal`.

@@ -8,5 +8,7 @@
 pub mod api;
 pub mod client;
 pub mod config;
+pub mod https;
+pub mod metrics;
 pub mod state;
 pub mod tls;
