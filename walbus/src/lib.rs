@@ -30,6 +30,8 @@ pub mod ring;
 pub mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+#[cfg(feature = "source")]
+pub mod source;
 
 pub use ident::{PgTime, SystemId, Timeline};
 pub use lsn::Lsn;

@@ -214,6 +214,8 @@ impl SqlState {
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     /// `42710`: there is one of this name.
     pub const DUPLICATE_OBJECT: Self = Self(*b"42710");
+    /// `53000`: the server lacks memory, processes or the like.
+    pub const INSUFFICIENT_RESOURCES: Self = Self(*b"53000");
     /// `28000`: refused by `pg_hba.conf`, or no such role.
     pub const INVALID_AUTHORIZATION: Self = Self(*b"28000");
     /// `28P01`: wrong password.
