@@ -46,10 +46,11 @@ use self::app::App;
 use self::auth::TokenFile;
 use self::failure::Failure;
 use self::limits::{REFUSAL_TIMEOUT, REFUSALS};
+use crate::config::{HttpsConfig, ServeConfig};
 use crate::metrics::Metrics;
 use crate::state::StreamState;
 use crate::tls::pem::PemError;
-use crate::tls::{self, ServerTls, TlsFiles};
+use crate::tls::{self, ProvisionError, ServerTls, TlsFiles};
 
 /// How long to wait after an accept that failed, when the process has no file descriptor left for another connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -76,6 +77,50 @@ pub struct Options {
     pub metrics_public: bool,
     /// What clients may cost.
     pub limits: Limits,
+}
+
+/// What [`Options::prepare`] gives.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What [`bind`] takes.
+    pub options: Options,
+    /// The sink's own authority, which clients take as `--ca`; `None` where the user gave a certificate.
+    pub ca_path: Option<PathBuf>,
+    /// Whether that authority, or the token, was made now: time to say where they are.
+    pub created: bool,
+}
+
+impl Options {
+    /// What the settings say, with the sink's own certificate and token made where the user gave none and they are not there yet.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Where those can't be made.
+    pub fn prepare(config: &ServeConfig) -> Result<Prepared, ProvisionError> {
+        let HttpsConfig { listen, names, cert_and_key, token_file, client_ca, require_client_cert, metrics_public, limits } =
+            config.https.clone();
+        let dir = &config.data_dir;
+        let (own, token) = match (&cert_and_key, token_file) {
+            (None, given) => {
+                let own = tls::provision(dir, &names)?;
+                let token = given.unwrap_or_else(|| own.token_path.clone());
+                (Some(own), (token, false))
+            }
+            (Some(_), Some(given)) => (None, (given, false)),
+            (Some(_), None) => (None, tls::provision_token(dir)?),
+        };
+        let (token_file, token_created) = token;
+        let renew = own.is_some().then_some(names);
+        let created = token_created || own.as_ref().is_some_and(|own| own.created);
+        let ca_path = own.as_ref().map(|own| own.ca_path.clone());
+        let files = own.map(|own| (own.cert_path, own.key_path));
+        // One of the two is there: the sink's own pair is made where the user gave none.
+        let (cert, key) = cert_and_key.or(files).unwrap_or_default();
+        let tls = TlsFiles { cert, key, client_ca, require_client_cert };
+        let slot = config.slot.clone();
+        let options = Self { listen, data_dir: dir.clone(), slot, tls, renew, token_file, metrics_public, limits };
+        Ok(Prepared { options, ca_path, created })
+    }
 }
 
 /// Why there is no server. All of it is mended by a setting.

@@ -4,5 +4,5 @@ mod own;
 pub mod pem;
 mod server;
 
-pub use own::{ProvisionError, Provisioned, provision, provision_at};
+pub use own::{ProvisionError, Provisioned, provision, provision_at, provision_token};
 pub use server::{ServerTls, TlsFiles};

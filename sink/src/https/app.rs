@@ -7,7 +7,8 @@ use axum::body::Body;
 use axum::response::Response;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use walbus::{Lsn, SegmentSize, Timeline};
+use walbus::proto::history::History;
+use walbus::{SegmentSize, Timeline};
 
 use super::auth::TokenFile;
 use super::body::{Bodies, Part, WalBody};
@@ -60,13 +61,13 @@ impl App {
         let held = self.state.catalog().histories.contains(&timeline);
         if !held {
             // Not to be remembered: the file may come.
-            return Ok(Arc::new(Lineage::new(timeline, &[])));
+            return Ok(Arc::new(Lineage::new(&History::root(timeline))));
         }
         let folder = Arc::clone(&self.folder);
         let content =
             blocking(move || folder.history(timeline)).await?.map_err(|error| history_damaged(timeline, &error.to_string()))?;
-        let parents = parents(&content).ok_or_else(|| history_damaged(timeline, "it is no history file"))?;
-        let lineage = Arc::new(Lineage::new(timeline, &parents));
+        let history = History::parse(timeline, &content).map_err(|error| history_damaged(timeline, &error.to_string()))?;
+        let lineage = Arc::new(Lineage::new(&history));
         self.lineages.lock().unwrap_or_else(PoisonError::into_inner).insert(timeline, Arc::clone(&lineage));
         Ok(lineage)
     }
@@ -93,17 +94,4 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 fn history_damaged(timeline: Timeline, why: &str) -> Failure {
     tracing::error!(%timeline, why, "a history file that is held can't be used");
     Failure::internal("history_damaged", format!("the history file of timeline {timeline} can't be used: {why}"))
-}
-
-/// The ancestors that a history file names, oldest first: a line each, of timeline, switch point and reason (`timeline.c`).
-fn parents(content: &[u8]) -> Option<Vec<(Timeline, Lsn)>> {
-    let text = std::str::from_utf8(content).ok()?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .map(|line| {
-            let mut words = line.split_whitespace();
-            let timeline = Timeline::new(words.next()?.parse().ok()?)?;
-            Some((timeline, words.next()?.parse().ok()?))
-        })
-        .collect()
 }

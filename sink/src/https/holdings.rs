@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use walbus::proto::history::History;
 use walbus::{Lsn, Segment, SegmentSize, Timeline};
 
 use crate::api::Gap;
@@ -22,10 +23,10 @@ struct Step {
 }
 
 impl Lineage {
-    /// Of `timeline`, whose ancestors ended where `parents` says: oldest first, as a history file has them.
-    pub(super) fn new(timeline: Timeline, parents: &[(Timeline, Lsn)]) -> Self {
-        let newest = Step { timeline, until: Lsn::MAX };
-        let older = parents.iter().rev().map(|&(timeline, until)| Step { timeline, until });
+    /// Of the timeline whose history this is.
+    pub(super) fn new(history: &History) -> Self {
+        let newest = Step { timeline: history.timeline(), until: Lsn::MAX };
+        let older = history.ancestors().iter().rev().map(|ancestor| Step { timeline: ancestor.timeline, until: ancestor.end });
         Self { steps: std::iter::once(newest).chain(older).collect() }
     }
 

@@ -133,15 +133,27 @@ pub fn provision_at(dir: &Path, names: &[String], clock: &dyn Clock) -> Result<P
     if ca_made || !tls.server_is_good(now, &names) {
         tls.sign_server(now, &names, &key)?;
     }
-    let data = Folder::open(dir)?;
-    let token_made = data.token()?;
+    let (token_path, token_made) = provision_token(dir)?;
     Ok(Provisioned {
         ca_path: tls.path("ca.pem"),
-        token_path: data.path("token"),
+        token_path,
         cert_path: tls.path("server.pem"),
         key_path: tls.path("server.key"),
         created: ca_made || token_made,
     })
+}
+
+/// Sees to it that `dir` has a token, and gives its file and whether it was made now. For a server with a certificate of the user's.
+/// Blocks.
+///
+/// # Errors
+/// See [`ProvisionError`].
+pub fn provision_token(dir: &Path) -> Result<(PathBuf, bool), ProvisionError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| io_error(dir, source))?;
+    let lock = File::open(dir).map_err(|source| io_error(dir, source))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|source| io_error(dir, source.into()))?;
+    let made = Folder::open(dir)?.token()?;
+    Ok((dir.join("token"), made))
 }
 
 fn io_error(path: &Path, source: io::Error) -> ProvisionError {

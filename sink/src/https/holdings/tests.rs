@@ -13,6 +13,11 @@ fn segment(timeline: u32, number: u64) -> Segment {
     Segment { number, timeline: tli(timeline) }
 }
 
+/// Timeline 2, which left timeline 1 at 2M+100.
+fn second() -> Lineage {
+    Lineage::new(&History::root(tli(1)).child(tli(2), Lsn(2 * MB + 100), "no reason").unwrap())
+}
+
 /// Whole segments, then partial ones with their ends.
 fn catalog(whole: &[(u32, u64)], partial: &[(u32, u64, u64)]) -> Catalog {
     let mut catalog = Catalog { identity: Some(Identity { system_id: SystemId(7), segment_size: SIZE }), ..Catalog::default() };
@@ -59,7 +64,7 @@ fn a_whole_file_above_flushed_is_not_shown() {
 #[test]
 fn a_range_crosses_segments() {
     let held = catalog(&[(1, 1), (1, 2)], &[(1, 3, 0)]);
-    let line = Lineage::new(tli(1), &[]);
+    let line = Lineage::new(&History::root(tli(1)));
     let now = flushed(1, 3 * MB + 50);
     let found = pieces(&held, Some(&now), SIZE, &line, Lsn(MB + 10)..Lsn(3 * MB + 50)).unwrap();
     let expected = [(1, 10..MB), (2, 0..MB), (3, 0..50)].map(|(number, bytes)| Piece { segment: segment(1, number), bytes });
@@ -73,7 +78,7 @@ fn a_range_crosses_segments() {
 fn a_range_follows_the_lineage_and_takes_nothing_behind_the_switch() {
     // Timeline 1 went on to 2M+500 after timeline 2 had left it at 2M+100.
     let held = catalog(&[(1, 1), (2, 2)], &[(1, 2, 2 * MB + 500), (2, 3, 0)]);
-    let line = Lineage::new(tli(2), &[(tli(1), Lsn(2 * MB + 100))]);
+    let line = second();
     let now = flushed(2, 3 * MB + 50);
     let found = pieces(&held, Some(&now), SIZE, &line, Lsn(MB)..Lsn(3 * MB + 50)).unwrap();
     let expected = [(1, 1, 0..MB), (2, 2, 0..MB), (2, 3, 0..50)]
@@ -89,7 +94,7 @@ fn a_range_follows_the_lineage_and_takes_nothing_behind_the_switch() {
 
 #[test]
 fn oldest_is_behind_the_last_gap() {
-    let line = Lineage::new(tli(1), &[]);
+    let line = Lineage::new(&History::root(tli(1)));
     let held = catalog(&[(1, 1), (1, 3), (1, 4)], &[(1, 5, 0)]);
     let now = flushed(1, 5 * MB + 7);
     assert_eq!(oldest(&held, Some(&now), SIZE, &line, now.flushed), Some(Lsn(3 * MB)));
@@ -102,7 +107,7 @@ fn oldest_is_behind_the_last_gap() {
 #[test]
 fn oldest_follows_the_lineage() {
     let held = catalog(&[(1, 1), (2, 3)], &[(1, 2, 2 * MB + 500), (2, 2, 3 * MB)]);
-    let line = Lineage::new(tli(2), &[(tli(1), Lsn(2 * MB + 100))]);
+    let line = second();
     assert_eq!(oldest(&held, Some(&flushed(2, 4 * MB)), SIZE, &line, Lsn(4 * MB)), Some(Lsn(MB)));
 }
 
