@@ -48,6 +48,8 @@ pub struct Metrics {
     pub https_connections_refused: Counter,
     /// Answers by route and status code.
     pub https_requests: Family<RequestLabels, Counter>,
+    /// Requests that wait for WAL.
+    pub https_waits: Gauge,
     /// Bytes of WAL sent over HTTPS, before TLS.
     pub https_sent_bytes: Counter,
     registry: Registry,
@@ -73,6 +75,7 @@ impl Metrics {
             https_connections: Gauge::default(),
             https_connections_refused: Counter::default(),
             https_requests: Family::default(),
+            https_waits: Gauge::default(),
             https_sent_bytes: Counter::default(),
             registry: Registry::default(),
         };
@@ -87,6 +90,7 @@ impl Metrics {
         let help = "HTTPS connections turned away: more than --https-connections";
         r.register("https_connections_refused", help, new.https_connections_refused.clone());
         r.register("https_requests", "HTTPS requests answered", new.https_requests.clone());
+        r.register("https_waits", "HTTPS requests that wait for WAL", new.https_waits.clone());
         r.register_with_unit("https_sent", "WAL sent over HTTPS", Unit::Bytes, new.https_sent_bytes.clone());
         r.register_collector(Box::new(stream::StreamCollector { state }));
         Self { registry, ..new }

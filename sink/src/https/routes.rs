@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method};
@@ -10,6 +11,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::timeout;
 use walbus::{Lsn, Segment, SegmentSize, Timeline};
 
@@ -181,10 +183,16 @@ fn entry(segment: Segment, held: &Held, positions: Option<&Positions>, size: Seg
     })
 }
 
-async fn history(State(app): State<Arc<App>>, Path(timeline): Path<String>) -> Result<Response, Failure> {
-    let number = timeline.bytes().all(|b| b.is_ascii_digit()).then(|| timeline.parse().ok()).flatten();
+async fn history(State(app): State<Arc<App>>, timeline: Result<Path<String>, PathRejection>) -> Result<Response, Failure> {
+    let Path(timeline) = timeline.map_err(|error| Failure::bad("bad_timeline", error.body_text()))?;
+    // Zeros in front would be a part of a file's name, and that is hexadecimal.
+    let plain = timeline.bytes().all(|b| b.is_ascii_digit()) && !timeline.starts_with('0');
+    let number = plain.then(|| timeline.parse().ok()).flatten();
     let Some(timeline) = number.and_then(Timeline::new) else {
-        return Err(Failure::bad("bad_timeline", format!("{timeline:?} is no timeline: expected a decimal number, at least 1")));
+        return Err(Failure::bad(
+            "bad_timeline",
+            format!("{timeline:?} is no timeline: expected a decimal number, at least 1, without zeros in front"),
+        ));
     };
     let held = app.state.catalog().histories.contains(&timeline);
     if !held {
@@ -200,6 +208,22 @@ async fn history(State(app): State<Arc<App>>, Path(timeline): Path<String>) -> R
     Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], content).into_response())
 }
 
+/// Counts a wait for as long as it is there.
+struct Waiting(Gauge);
+
+impl Waiting {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Answers when the LSN is flushed, the time is up, or the server stops.
 async fn wait(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Result<Json<Waited>, Failure> {
     let query = Query::parse(query.as_deref(), &["lsn", "timeline", "timeout"])?;
@@ -213,6 +237,7 @@ async fn wait(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Result<
         return Err(Failure::unavailable("busy", "too many are waiting already (half of --https-requests): try again"));
     };
     let mut positions = app.state.watch_positions();
+    let _waiting = Waiting::new(app.metrics.https_waits.clone());
     // On a later timeline than the one asked for there is nothing to wait for: what it has, it has.
     let over = |now: &Option<Positions>| {
         now.is_some_and(|now| match timeline {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
@@ -33,7 +34,12 @@ struct View {
 }
 
 /// Sends a segment, or a part of it, as it is now.
-pub(super) async fn get(State(app): State<Arc<App>>, Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let Path(name) = name.map_err(|error| Failure::bad("bad_name", error.body_text()))?;
     let name: SegmentName =
         name.parse().map_err(|error: walbus::segment::SegmentNameError| Failure::bad("bad_name", error.to_string()))?;
     let view = View::take(&app, &name).await?;
