@@ -104,8 +104,8 @@ impl Login<'_> {
         }
         if minor > asked || !unknown_options.is_empty() {
             let problem = "it answers what was not asked";
-            let source = ProtocolError::Malformed { message: "NegotiateProtocolVersion", problem };
-            return Err(SourceError::Protocol { doing: DOING, source });
+            let reason = ProtocolError::Malformed { message: "NegotiateProtocolVersion", problem };
+            return Err(SourceError::Protocol { doing: DOING, reason });
         }
         Ok(())
     }

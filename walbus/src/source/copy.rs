@@ -129,7 +129,7 @@ impl CopyStream {
     fn event(&mut self, frame: Frame) -> Result<Option<Event>, SourceError> {
         if frame.tag == COPY_DATA {
             let message = WalsenderMessage::parse(frame.body);
-            return match message.map_err(|source| SourceError::Protocol { doing: DOING, source })? {
+            return match message.map_err(|reason| SourceError::Protocol { doing: DOING, reason })? {
                 WalsenderMessage::Keepalive(keepalive) => Ok(Some(Event::Keepalive(keepalive))),
                 WalsenderMessage::XLogData(data) => Ok(Some(Event::Wal(data))),
             };

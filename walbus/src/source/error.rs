@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::conninfo::ConninfoError;
 use crate::proto::backend::{Diagnostic, ProtocolError, SqlState};
 
-/// Why there is no connection, or none any more.
+/// Why there is no connection, or none any more. Its text holds its reason, so that there is no source to be printed beside it.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// This side refuses to log in as the server wants it, or can't.
@@ -19,7 +19,7 @@ pub enum SourceError {
     },
     /// A setting, or a file that it names, can't be used.
     #[error("connection setting {0}")]
-    Config(#[from] ConninfoError),
+    Config(ConninfoError),
     /// The server closed the connection.
     #[error("{doing}: the server closed the connection{}", if *.orderly { ", as it is shutting down" } else { "" })]
     Closed {
@@ -29,12 +29,12 @@ pub enum SourceError {
         orderly: bool,
     },
     /// The operating system failed us.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {reason}")]
     Io {
         /// What was being done.
         doing: String,
         /// Its reason.
-        source: io::Error,
+        reason: io::Error,
     },
     /// No host is such a server as `target_session_attrs` asks for.
     #[error("{problem}")]
@@ -43,12 +43,12 @@ pub enum SourceError {
         problem: String,
     },
     /// What came is not what a Postgres server sends.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {reason}")]
     Protocol {
         /// What was being done.
         doing: &'static str,
         /// What came.
-        source: ProtocolError,
+        reason: ProtocolError,
     },
     /// The server said no.
     #[error("{doing}: {diagnostic}")]
@@ -103,13 +103,19 @@ pub enum Class {
     WalRemoved,
 }
 
+impl From<ConninfoError> for SourceError {
+    fn from(error: ConninfoError) -> Self {
+        Self::Config(error)
+    }
+}
+
 impl SourceError {
     pub(super) fn refused(doing: impl Into<String>, diagnostic: Box<Diagnostic>) -> Self {
         Self::Refused { doing: doing.into(), diagnostic }
     }
 
-    pub(super) fn io(doing: impl Into<String>, source: io::Error) -> Self {
-        Self::Io { doing: doing.into(), source }
+    pub(super) fn io(doing: impl Into<String>, reason: io::Error) -> Self {
+        Self::Io { doing: doing.into(), reason }
     }
 
     /// What the server's error is numbered, where it was the server that said no.

@@ -47,7 +47,7 @@ pub(super) async fn ask_for_tls(stream: &mut TcpStream) -> Result<bool, SourceEr
             b'N' => Ok(false),
             // An error before TLS may be anybody's: its text is not shown (CVE-2024-10977).
             b'E' => Err(SourceError::Unexpected { doing: DOING, message: "error message; see the server's log".to_owned() }),
-            other => Err(SourceError::Protocol { doing: DOING, source: ProtocolError::UnknownType(other) }),
+            other => Err(SourceError::Protocol { doing: DOING, reason: ProtocolError::UnknownType(other) }),
         },
         _ => Err(SourceError::Unexpected {
             doing: DOING,
@@ -165,18 +165,18 @@ impl Session {
 
     /// The next whole message in the buffer.
     pub(super) fn next_frame(&mut self, doing: &'static str) -> Result<Option<Frame>, SourceError> {
-        self.buffer.next_frame().map_err(|source| match source {
+        self.buffer.next_frame().map_err(|error| match error {
             // A postmaster that can't fork says so as servers did before protocol 3: E and a line of text.
             ProtocolError::TooLong { message: "ErrorResponse", .. } if self.parameters.is_empty() => {
                 SourceError::refused(doing, Box::new(old_error(self.buffer.rest())))
             }
-            source => SourceError::Protocol { doing, source },
+            reason => SourceError::Protocol { doing, reason },
         })
     }
 
     /// Keeps what the message says of the session itself, or gives it back.
     pub(super) fn take_in(&mut self, doing: &'static str, frame: Frame) -> Result<Option<Message>, SourceError> {
-        match frame.parse().map_err(|source| SourceError::Protocol { doing, source })? {
+        match frame.parse().map_err(|reason| SourceError::Protocol { doing, reason })? {
             Message::NoticeResponse(notice) => tracing::debug!(%notice, "the server notes"),
             Message::NotificationResponse => {}
             Message::ParameterStatus { name, value } => {
@@ -189,7 +189,7 @@ impl Session {
 
     /// Reads what is there into the buffer; 0 is the connection's end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, doing: &'static str) -> Poll<Result<usize, SourceError>> {
-        let room = self.buffer.room().map_err(|source| SourceError::Protocol { doing, source })?;
+        let room = self.buffer.room().map_err(|reason| SourceError::Protocol { doing, reason })?;
         match ready!(self.transport.poll_read(cx, room)) {
             Ok(bytes) => {
                 self.buffer.has_read(bytes);
