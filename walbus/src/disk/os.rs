@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use super::{Disk, DiskFile};
 
 /// Zeros are written in pieces of this size: large enough to be few, small enough to stay in the cache.
-const ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// One folder of the operating system.
 #[derive(Debug, Clone)]

@@ -160,7 +160,7 @@ async fn broken_streams_are_named() {
         server.write_all(said).await.unwrap();
         drop(server);
         let error = stream.next().await.unwrap_err();
-        assert!(error.class() == class && error.to_string().contains(text), "{text}: {:?}: {}", error.class(), error.to_string());
+        assert!(error.class() == class && error.to_string().contains(text), "{text}: {:?}: {error}", error.class());
     }
 }
 

@@ -83,110 +83,104 @@ fn place() -> Place {
     Place { cluster, ca }
 }
 
+use Class::{Authentication, Configuration, Retry};
+use Leads::{Clear, No, Tls};
+
+/// Connection strings, `DIR/` being the cluster's folder, and what becomes of them.
+const CASES: &[(&str, Leads)] = &[
+    // Every mode where the server has TLS, and no roots.
+    ("host=localhost user=scram sslmode=disable", Clear),
+    ("host=localhost user=scram sslmode=allow", Clear),
+    ("host=localhost user=scram sslmode=prefer", Tls),
+    ("host=localhost user=scram", Tls),
+    ("host=localhost user=scram sslmode=require", Tls),
+    ("host=localhost user=scram sslmode=verify-ca", No(Configuration, "sslrootcert: is not said")),
+    ("host=localhost user=scram sslmode=verify-full sslrootcert=DIR/none", No(Configuration, "does not exist")),
+    // The same with roots.
+    ("host=localhost user=scram sslmode=verify-ca sslrootcert=DIR/ca.crt", Tls),
+    ("host=wrong user=scram sslmode=verify-ca sslrootcert=DIR/ca.crt", Tls),
+    ("user=scram sslmode=verify-ca sslrootcert=DIR/ca.crt", Tls),
+    ("host=localhost user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", Tls),
+    ("host=LOCALHOST user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", Tls),
+    ("host=a.db.example user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", Tls),
+    ("host=127.0.0.1 user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", Tls),
+    ("host=a.b.db.example user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", No(Configuration, "*.db.example")),
+    ("host=common.example user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", No(Configuration, "not for \"common.example\"")),
+    ("host=127.0.0.2 user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", No(Configuration, "not for \"127.0.0.2\"")),
+    ("user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", No(Configuration, "host: is missing")),
+    ("host=localhost user=scram sslmode=verify-ca sslrootcert=DIR/other.crt", No(Configuration, "DIR/other.crt")),
+    ("host=localhost user=scram sslmode=require sslrootcert=DIR/other.crt", No(Configuration, "not signed by")),
+    ("host=localhost user=scram sslmode=require sslrootcert=DIR/none", Tls),
+    ("host=localhost user=scram sslmode=prefer sslrootcert=DIR/other.crt", Clear),
+    ("host=localhost user=scram sslrootcert=system", No(Configuration, "operating system's roots")),
+    ("host=localhost user=scram sslmode=verify-ca sslrootcert=DIR/client.key", No(Configuration, "no certificate")),
+    // The server wants TLS, or none.
+    ("host=localhost user=only_tls sslmode=disable", No(Authentication, "no encryption")),
+    ("host=localhost user=only_tls sslmode=allow", Tls),
+    ("host=localhost user=only_tls sslmode=prefer", Tls),
+    ("host=localhost user=only_clear sslmode=prefer", Clear),
+    ("host=localhost user=only_clear sslmode=require", No(Authentication, "SSL encryption")),
+    // Versions, and TLS from the first byte.
+    ("host=localhost user=scram sslmode=require ssl_max_protocol_version=TLSv1.2", Tls),
+    ("host=localhost user=scram sslmode=require ssl_min_protocol_version=TLSv1.3", Tls),
+    ("host=localhost user=scram sslmode=require sslnegotiation=direct", Tls),
+    ("host=localhost user=scram sslmode=verify-full sslrootcert=DIR/ca.crt sslnegotiation=direct", Tls),
+    ("host=localhost user=scram sslmode=require sslsni=0", Tls),
+    // Channel binding.
+    ("host=localhost user=scram sslmode=require channel_binding=require", Tls),
+    ("host=localhost user=scram sslmode=require channel_binding=require ssl_max_protocol_version=TLSv1.2", Tls),
+    ("host=localhost user=scram sslmode=require channel_binding=disable", Tls),
+    ("host=localhost user=scram sslmode=disable channel_binding=require", No(Authentication, "no TLS")),
+    ("host=localhost user=md5 sslmode=require channel_binding=require", No(Authentication, "md5, which has no channel binding")),
+    ("host=localhost user=plain sslmode=require channel_binding=require", No(Authentication, "password, which has no channel")),
+    ("host=localhost user=trusted sslmode=require channel_binding=require", No(Authentication, "without channel binding")),
+    // The other methods.
+    ("host=localhost user=md5", Tls),
+    ("host=localhost user=plain", Tls),
+    ("host=localhost user=trusted", Tls),
+    ("host=localhost user=scram require_auth=scram-sha-256", Tls),
+    ("host=localhost user=scram require_auth=!scram-sha-256", No(Authentication, "by scram-sha-256, which require_auth")),
+    ("host=localhost user=plain require_auth=scram-sha-256", No(Authentication, "by password, which require_auth")),
+    ("host=localhost user=md5 require_auth=scram-sha-256", No(Authentication, "by md5, which require_auth")),
+    ("host=localhost user=trusted require_auth=scram-sha-256", No(Authentication, "by none, which require_auth")),
+    // Client certificates.
+    ("host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/client.key", Tls),
+    ("host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/client.key sslcertmode=require", Tls),
+    ("host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/client.key sslnegotiation=direct", Tls),
+    ("host=localhost user=certified sslmode=require", No(Authentication, "valid client certificate")),
+    (
+        "host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/client.key sslcertmode=disable",
+        No(Authentication, "valid client certificate"),
+    ),
+    ("host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/loose.key", No(Configuration, "0600")),
+    ("host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/stranger.key", No(Configuration, "sslkey")),
+    ("host=localhost user=certified sslmode=require sslcert=DIR/none", No(Configuration, "sslcert: DIR/none")),
+    ("host=localhost user=certified sslmode=require sslcertmode=require", No(Configuration, "sslcert: is not said")),
+    (
+        "host=localhost user=certified sslmode=require sslcert=DIR/stranger.crt sslkey=DIR/stranger.key",
+        No(Configuration, "ssl_ca_file"),
+    ),
+    // Protocol versions.
+    ("host=localhost user=scram max_protocol_version=3.2", Tls),
+    ("host=localhost user=scram min_protocol_version=3.2", Tls),
+    // No such role, no such password, no such kind of server.
+    ("host=localhost user=nobody", No(Authentication, "28000")),
+    ("host=localhost user=scram password=wrong", No(Authentication, "28P01")),
+    ("host=localhost user=only_tls password=wrong sslmode=prefer", No(Authentication, "28P01")),
+    ("host=localhost user=scram target_session_attrs=primary", Tls),
+    ("host=localhost user=scram target_session_attrs=read-write", Tls),
+    ("host=localhost user=scram target_session_attrs=prefer-standby", Tls),
+    ("host=localhost user=scram target_session_attrs=standby", No(Retry, "target_session_attrs=standby")),
+    ("host=localhost user=scram target_session_attrs=read-only", No(Retry, "target_session_attrs=read-only")),
+    ("host=localhost user=scram options='-c nonsense=1'", No(Class::NoSuchSlot, "nonsense")),
+];
+
 #[tokio::test]
 async fn every_sslmode_and_login() {
-    use Class::{Authentication, Configuration, Retry};
-    use Leads::{Clear, No, Tls};
     let place = place();
     let dir = place.cluster.path("").display().to_string();
     let base = format!("hostaddr=127.0.0.1 port={} password=secret", place.cluster.port);
-    let cases = [
-        // Every mode where the server has TLS, and no roots.
-        ("host=localhost user=scram sslmode=disable", Clear),
-        ("host=localhost user=scram sslmode=allow", Clear),
-        ("host=localhost user=scram sslmode=prefer", Tls),
-        ("host=localhost user=scram", Tls),
-        ("host=localhost user=scram sslmode=require", Tls),
-        ("host=localhost user=scram sslmode=verify-ca", No(Configuration, "sslrootcert: is not said")),
-        ("host=localhost user=scram sslmode=verify-full sslrootcert=DIR/none", No(Configuration, "does not exist")),
-        // The same with roots.
-        ("host=localhost user=scram sslmode=verify-ca sslrootcert=DIR/ca.crt", Tls),
-        ("host=wrong user=scram sslmode=verify-ca sslrootcert=DIR/ca.crt", Tls),
-        ("user=scram sslmode=verify-ca sslrootcert=DIR/ca.crt", Tls),
-        ("host=localhost user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", Tls),
-        ("host=LOCALHOST user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", Tls),
-        ("host=a.db.example user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", Tls),
-        ("host=127.0.0.1 user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", Tls),
-        ("host=a.b.db.example user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", No(Configuration, "*.db.example")),
-        (
-            "host=common.example user=scram sslmode=verify-full sslrootcert=DIR/ca.crt",
-            No(Configuration, "not for \"common.example\""),
-        ),
-        ("host=127.0.0.2 user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", No(Configuration, "not for \"127.0.0.2\"")),
-        ("user=scram sslmode=verify-full sslrootcert=DIR/ca.crt", No(Configuration, "host: is missing")),
-        ("host=localhost user=scram sslmode=verify-ca sslrootcert=DIR/other.crt", No(Configuration, "DIR/other.crt")),
-        ("host=localhost user=scram sslmode=require sslrootcert=DIR/other.crt", No(Configuration, "not signed by")),
-        ("host=localhost user=scram sslmode=require sslrootcert=DIR/none", Tls),
-        ("host=localhost user=scram sslmode=prefer sslrootcert=DIR/other.crt", Clear),
-        ("host=localhost user=scram sslrootcert=system", No(Configuration, "operating system's roots")),
-        ("host=localhost user=scram sslmode=verify-ca sslrootcert=DIR/client.key", No(Configuration, "no certificate")),
-        // The server wants TLS, or none.
-        ("host=localhost user=only_tls sslmode=disable", No(Authentication, "no encryption")),
-        ("host=localhost user=only_tls sslmode=allow", Tls),
-        ("host=localhost user=only_tls sslmode=prefer", Tls),
-        ("host=localhost user=only_clear sslmode=prefer", Clear),
-        ("host=localhost user=only_clear sslmode=require", No(Authentication, "SSL encryption")),
-        // Versions, and TLS from the first byte.
-        ("host=localhost user=scram sslmode=require ssl_max_protocol_version=TLSv1.2", Tls),
-        ("host=localhost user=scram sslmode=require ssl_min_protocol_version=TLSv1.3", Tls),
-        ("host=localhost user=scram sslmode=require sslnegotiation=direct", Tls),
-        ("host=localhost user=scram sslmode=verify-full sslrootcert=DIR/ca.crt sslnegotiation=direct", Tls),
-        ("host=localhost user=scram sslmode=require sslsni=0", Tls),
-        // Channel binding.
-        ("host=localhost user=scram sslmode=require channel_binding=require", Tls),
-        ("host=localhost user=scram sslmode=require channel_binding=require ssl_max_protocol_version=TLSv1.2", Tls),
-        ("host=localhost user=scram sslmode=require channel_binding=disable", Tls),
-        ("host=localhost user=scram sslmode=disable channel_binding=require", No(Authentication, "no TLS")),
-        (
-            "host=localhost user=md5 sslmode=require channel_binding=require",
-            No(Authentication, "md5, which has no channel binding"),
-        ),
-        ("host=localhost user=plain sslmode=require channel_binding=require", No(Authentication, "password, which has no channel")),
-        ("host=localhost user=trusted sslmode=require channel_binding=require", No(Authentication, "without channel binding")),
-        // The other methods.
-        ("host=localhost user=md5", Tls),
-        ("host=localhost user=plain", Tls),
-        ("host=localhost user=trusted", Tls),
-        ("host=localhost user=scram require_auth=scram-sha-256", Tls),
-        ("host=localhost user=scram require_auth=!scram-sha-256", No(Authentication, "by scram-sha-256, which require_auth")),
-        ("host=localhost user=plain require_auth=scram-sha-256", No(Authentication, "by password, which require_auth")),
-        ("host=localhost user=md5 require_auth=scram-sha-256", No(Authentication, "by md5, which require_auth")),
-        ("host=localhost user=trusted require_auth=scram-sha-256", No(Authentication, "by none, which require_auth")),
-        // Client certificates.
-        ("host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/client.key", Tls),
-        ("host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/client.key sslcertmode=require", Tls),
-        ("host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/client.key sslnegotiation=direct", Tls),
-        ("host=localhost user=certified sslmode=require", No(Authentication, "valid client certificate")),
-        (
-            "host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/client.key sslcertmode=disable",
-            No(Authentication, "valid client certificate"),
-        ),
-        ("host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/loose.key", No(Configuration, "0600")),
-        (
-            "host=localhost user=certified sslmode=require sslcert=DIR/client.crt sslkey=DIR/stranger.key",
-            No(Configuration, "sslkey"),
-        ),
-        ("host=localhost user=certified sslmode=require sslcert=DIR/none", No(Configuration, "sslcert: DIR/none")),
-        ("host=localhost user=certified sslmode=require sslcertmode=require", No(Configuration, "sslcert: is not said")),
-        (
-            "host=localhost user=certified sslmode=require sslcert=DIR/stranger.crt sslkey=DIR/stranger.key",
-            No(Configuration, "ssl_ca_file"),
-        ),
-        // Protocol versions.
-        ("host=localhost user=scram max_protocol_version=3.2", Tls),
-        ("host=localhost user=scram min_protocol_version=3.2", Tls),
-        // No such role, no such password, no such kind of server.
-        ("host=localhost user=nobody", No(Authentication, "28000")),
-        ("host=localhost user=scram password=wrong", No(Authentication, "28P01")),
-        ("host=localhost user=only_tls password=wrong sslmode=prefer", No(Authentication, "28P01")),
-        ("host=localhost user=scram target_session_attrs=primary", Tls),
-        ("host=localhost user=scram target_session_attrs=read-write", Tls),
-        ("host=localhost user=scram target_session_attrs=prefer-standby", Tls),
-        ("host=localhost user=scram target_session_attrs=standby", No(Retry, "target_session_attrs=standby")),
-        ("host=localhost user=scram target_session_attrs=read-only", No(Retry, "target_session_attrs=read-only")),
-        ("host=localhost user=scram options='-c nonsense=1'", No(Class::NoSuchSlot, "nonsense")),
-    ];
-    for (conninfo, leads) in cases {
+    for &(conninfo, leads) in CASES {
         let leads = match leads {
             No(class, text) if text.contains("DIR/") => No(class, Box::leak(text.replace("DIR/", &dir).into_boxed_str())),
             leads => leads,
@@ -228,7 +222,6 @@ async fn certificates_of_every_signature_are_bound_to() {
 
 #[tokio::test]
 async fn without_tls_on_the_server() {
-    use Leads::{Clear, No};
     let cluster = Cluster::start("host replication postgres 127.0.0.1/32 trust\n", "");
     let base = format!("host=127.0.0.1 port={} user=postgres", cluster.port);
     for mode in ["disable", "allow", "prefer"] {
