@@ -19,9 +19,9 @@ enum Leads {
 
 async fn check(conninfo: &str, leads: Leads) {
     match (connect_to(conninfo).await, leads) {
-        (Ok(client), Leads::Clear) => assert!(!client.is_encrypted(), "{conninfo}: encrypted"),
-        (Ok(client), Leads::Tls) => assert!(client.is_encrypted(), "{conninfo}: in the clear"),
-        (Err(error), Leads::No(class, text)) => {
+        (Ok(client), Clear) => assert!(!client.is_encrypted(), "{conninfo}: encrypted"),
+        (Ok(client), Tls) => assert!(client.is_encrypted(), "{conninfo}: in the clear"),
+        (Err(error), No(class, text)) => {
             let message = error.to_string();
             assert!(error.class() == class && message.contains(text), "{conninfo}: {:?}: {message}", error.class());
             assert!(!message.contains("secret"), "{conninfo}: {message}");
@@ -213,9 +213,9 @@ async fn certificates_of_every_signature_are_bound_to() {
         cluster.pg_ctl("restart");
         // The root is the server's own certificate, and its one name is the common name.
         let verified = format!("{base} sslmode=verify-full sslrootcert={}", root.display());
-        check(&verified, Leads::Tls).await;
-        check(&verified.replace("host=db", "host=bd"), Leads::No(Class::Configuration, "is for db and not for \"bd\"")).await;
-        let leads = if binds { Leads::Tls } else { Leads::No(Class::Authentication, "no hash to bind to") };
+        check(&verified, Tls).await;
+        check(&verified.replace("host=db", "host=bd"), No(Configuration, "is for db and not for \"bd\"")).await;
+        let leads = if binds { Tls } else { No(Authentication, "no hash to bind to") };
         check(&format!("{verified} channel_binding=require"), leads).await;
     }
 }
@@ -227,18 +227,18 @@ async fn without_tls_on_the_server() {
     for mode in ["disable", "allow", "prefer"] {
         check(&format!("{base} sslmode={mode}"), Clear).await;
     }
-    check(&format!("{base} sslmode=require"), No(Class::Configuration, "the server has no TLS")).await;
-    check(&format!("{base} sslmode=require sslnegotiation=direct"), No(Class::Configuration, "TLS to")).await;
+    check(&format!("{base} sslmode=require"), No(Configuration, "the server has no TLS")).await;
+    check(&format!("{base} sslmode=require sslnegotiation=direct"), No(Configuration, "TLS to")).await;
     // The next host is tried where there is none, in order or not.
     let hosts = format!("host=/nowhere,127.0.0.1 port=1,{} user=postgres", cluster.port);
     check(&hosts, Clear).await;
     check(&format!("{hosts} load_balance_hosts=random"), Clear).await;
-    check("host=127.0.0.1 port=1 user=postgres", No(Class::Retry, "connect to 127.0.0.1 port 1")).await;
-    check("host=host.invalid user=postgres", No(Class::Retry, "look up host \"host.invalid\"")).await;
+    check("host=127.0.0.1 port=1 user=postgres", No(Retry, "connect to 127.0.0.1 port 1")).await;
+    check("host=host.invalid user=postgres", No(Retry, "look up host \"host.invalid\"")).await;
     // A unix socket, whatever sslmode says.
     check(&format!("{} sslmode=verify-full", cluster.socket()), Clear).await;
-    check(&format!("{} requirepeer=somebody", cluster.socket()), No(Class::Configuration, "requirepeer: the server runs as")).await;
-    check(&format!("{} channel_binding=require", cluster.socket()), No(Class::Authentication, "channel binding")).await;
+    check(&format!("{} requirepeer=somebody", cluster.socket()), No(Configuration, "requirepeer: the server runs as")).await;
+    check(&format!("{} channel_binding=require", cluster.socket()), No(Authentication, "channel binding")).await;
 
     let database = Mode::Logical { dbname: "postgres".to_owned() };
     let config = Config::parse(&cluster.socket(), &Environment::default()).unwrap();
