@@ -10,5 +10,6 @@ pub mod client;
 pub mod config;
 pub mod https;
 pub mod metrics;
+pub mod recover;
 pub mod state;
 pub mod tls;
