@@ -12,4 +12,5 @@ pub mod https;
 pub mod metrics;
 pub mod recover;
 pub mod state;
+pub mod status;
 pub mod tls;
