@@ -171,11 +171,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DURATION", env = "BEYOND_PG_SINK_HTTPS_HANDSHAKE_TIMEOUT", help_heading = "HTTPS limits")]
     pub https_handshake_timeout: Option<String>,
 
-    /// How long the headers of a request may take to arrive [default: 15s].
+    /// How long the headers of a request may take to arrive, and an HTTP/1.1 connection may be silent between two requests [default:
+    /// 15s].
     #[arg(long, value_name = "DURATION", env = "BEYOND_PG_SINK_HTTPS_HEADER_TIMEOUT", help_heading = "HTTPS limits")]
     pub https_header_timeout: Option<String>,
 
-    /// How long a connection without a request is kept [default: 75s].
+    /// How long an HTTP/2 connection without a request is kept [default: 75s].
     #[arg(long, value_name = "DURATION", env = "BEYOND_PG_SINK_HTTPS_IDLE_TIMEOUT", help_heading = "HTTPS limits")]
     pub https_idle_timeout: Option<String>,
 

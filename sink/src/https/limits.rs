@@ -41,7 +41,7 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// How long the headers of a request may take to come, and a connection may be silent between two over HTTP/1.1.
     pub header_timeout: Duration,
-    /// How long a connection without a request is kept.
+    /// How long a connection without a request is kept; over HTTP/1.1, `header_timeout` where that is shorter.
     pub idle_timeout: Duration,
     /// How many requests may be answered at once; half of them may be waits.
     pub requests: usize,

@@ -13,7 +13,7 @@ use sink::client::Client;
 use sink::config::ClientArgs;
 use sink::https::{self, Handle, Limits, Options};
 use sink::metrics::Metrics;
-use sink::state::{Catalog, Held, Identity, Positions, SegmentFacts, StreamState};
+use sink::state::{Catalog, Held, Identity, Positions, StreamState};
 use sink::tls;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -110,7 +110,7 @@ impl Sink {
     pub(crate) fn whole(&self, timeline: u32, number: u64) {
         let segment = segment(timeline, number);
         fs::write(self.path(&WalFile::Segment(segment.name(SIZE))), wal(timeline, number * MB, (number + 1) * MB)).unwrap();
-        self.state.catalog_mut().segments.insert(segment, Held { partial_end: None, facts: SegmentFacts::default() });
+        self.state.catalog_mut().segments.insert(segment, Held { partial_end: None, facts: Default::default() });
     }
 
     /// Adds a partial segment with WAL up to `end`.
@@ -119,7 +119,7 @@ impl Sink {
         let mut content = wal(timeline, number * MB, end);
         content.resize(usize::try_from(MB).unwrap(), UNFLUSHED);
         fs::write(self.path(&WalFile::Partial(segment.name(SIZE))), content).unwrap();
-        self.state.catalog_mut().segments.insert(segment, Held { partial_end: Some(Lsn(end)), facts: SegmentFacts::default() });
+        self.state.catalog_mut().segments.insert(segment, Held { partial_end: Some(Lsn(end)), facts: Default::default() });
     }
 
     /// Writes WAL into a partial segment, without saying that it is flushed.

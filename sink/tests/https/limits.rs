@@ -155,6 +155,7 @@ async fn a_request_too_many_is_told_so() {
     let held = sink.get(&format!("/v1/segments/{}", name(1, 1))).await;
     let (code, busy) = problem(sink.get("/v1/status").await).await;
     assert_eq!((code, busy.code.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "busy"));
+    assert_eq!(sink.get("/healthz").await.status(), StatusCode::OK);
     drop(held);
     first.abort();
     let deadline = Instant::now() + SOON;
