@@ -60,7 +60,7 @@ impl Progress for Lines {
         let before = self.done.fetch_add(bytes, Ordering::Relaxed);
         let tenth = |done: u64| done.saturating_mul(10) / total;
         if tenth(before) != tenth(before + bytes) {
-            Self::print(&format!("downloaded {} of {} MB", (before + bytes) >> 20, total >> 20));
+            Self::print(&format!("downloaded {} % of {} MB", tenth(before + bytes) * 10, total >> 20));
         }
     }
 

@@ -129,7 +129,7 @@ fn killed_at_every_step(make: impl Fn() -> World, power_lost: bool) {
         is_safe(&world, &before, &after, &format!("step {step}"));
         if outcome.is_ok() {
             assert!(state(&world) == after, "step {step}: not durable at the end");
-            assert!(step > 40, "only {step} steps");
+            assert!(step > 30, "only {step} steps");
             return;
         }
         assert!(matches!(outcome, Err(RecoverError::Folder { .. })), "step {step}: {outcome:?}");

@@ -385,7 +385,7 @@ impl<D: Disk> Remote for World<D> {
     }
 
     fn segment(&self, name: &SegmentName, take: &mut dyn FnMut(&[u8]) -> Result<(), RecoverError>) -> Result<(), RecoverError> {
-        for piece in self.sink[name].chunks(300_000) {
+        for piece in self.sink[name].chunks(600_000) {
             let mut asked = self.asked.lock().unwrap();
             asked.pieces += 1;
             if self.fails_after.is_some_and(|after| asked.pieces > after) {
