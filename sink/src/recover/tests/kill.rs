@@ -162,12 +162,11 @@ fn without_power_at_any_step_it_ends_in_the_same_place() {
 }
 
 #[test]
-fn killed_at_any_step_of_a_folder_that_was_shut_down() {
-    killed_at_every_step(World::with_shutdown, false);
+fn without_power_at_any_step_of_a_folder_that_was_shut_down() {
     killed_at_every_step(World::with_shutdown, true);
 }
 
 #[test]
-fn killed_at_any_step_across_a_promotion() {
+fn without_power_at_any_step_across_a_promotion() {
     killed_at_every_step(World::promoted, true);
 }
