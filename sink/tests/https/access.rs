@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, 
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use sink::client::{Client, ClientError};
-use sink::config::ClientArgs;
+use sink::config::{ClientArgs, ServeArgs, ServeConfig};
 use sink::https::{self, BindError};
 use sink::tls;
 use walbus::clock::{Clock, SystemClock};
@@ -174,6 +174,42 @@ async fn what_can_not_be_served_with_is_named() {
     assert!(pair.to_string().contains("--tls-key"), "{pair}");
     let ca = fails(&|options| options.tls.client_ca = Some(sink.dir.path().join("token"))).await;
     assert!(ca.to_string().contains("--client-ca"), "{ca}");
+}
+
+#[tokio::test]
+async fn the_first_start_makes_what_clients_need() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), Sink::empty(|_| {}).await);
+    let args = ServeArgs {
+        data_dir: Some(dir.path().join("data").to_str().unwrap().to_owned()),
+        upstream: Some("host=nowhere".to_owned().into()),
+        https: Some("127.0.0.1:0".to_owned()),
+        ..ServeArgs::default()
+    };
+    let prepared = https::Options::prepare(&ServeConfig::resolve(&args).unwrap()).unwrap();
+    assert!(prepared.created);
+    let (ca, token_file) = (prepared.ca_path, Some(prepared.options.token_file.clone()));
+    let (handle, driver) = https::bind(prepared.options, other.state.clone(), other.metrics.clone()).await.unwrap();
+    let running = tokio::spawn(driver.run());
+    let client_args = ClientArgs { ca, token_file, ..ClientArgs::default() };
+    for host in ["localhost", "127.0.0.1"] {
+        let client = Client::new(&format!("https://{host}:{}", handle.address().port()), &client_args).unwrap();
+        assert_eq!(client.status().await.unwrap().slot, "beyond_pg_sink");
+    }
+    handle.shutdown();
+    running.await.unwrap();
+    assert!(!https::Options::prepare(&ServeConfig::resolve(&args).unwrap()).unwrap().created);
+
+    // With a certificate of the user's own, only the token is made.
+    let own = ServeArgs {
+        data_dir: Some(dir.path().join("own").to_str().unwrap().to_owned()),
+        tls_cert: Some(other.options.tls.cert.to_str().unwrap().to_owned()),
+        tls_key: Some(other.options.tls.key.to_str().unwrap().to_owned()),
+        ..args
+    };
+    let prepared = https::Options::prepare(&ServeConfig::resolve(&own).unwrap()).unwrap();
+    assert!(prepared.created && prepared.ca_path.is_none() && prepared.options.renew.is_none());
+    assert!(dir.path().join("own/token").exists() && !dir.path().join("own/tls").exists());
+    https::bind(prepared.options, other.state.clone(), other.metrics.clone()).await.unwrap();
 }
 
 #[test]

@@ -73,6 +73,23 @@ fn a_flag_wins_over_the_file() {
 }
 
 #[test]
+fn the_environment_lies_between_flag_and_file() {
+    const VARIABLE: &str = "BEYOND_PG_SINK_KEEP_SIZE";
+    const NAME: &str = "config::serve::tests::the_environment_lies_between_flag_and_file";
+    if std::env::var_os(VARIABLE).is_none() {
+        // The environment is the whole process's, so a child gets one of its own.
+        let child =
+            std::process::Command::new(std::env::current_exe().unwrap()).args(["--exact", NAME]).env(VARIABLE, "3GB").output();
+        let child = child.unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        return;
+    }
+    let file = format!("{NEEDED}keep-size = '1GB'\n");
+    assert_eq!(resolve(&[], &file).unwrap().keep.size, Some(3 << 30));
+    assert_eq!(resolve(&["--keep-size=2GB"], &file).unwrap().keep.size, Some(2 << 30));
+}
+
+#[test]
 fn all_faults_are_told_at_once_each_by_its_names() {
     let flags = ["--keep-age=7 days", "--ack=apply", "--slot=Sink", "--tls-cert=c.pem", "--require-client-cert"];
     let ConfigError(faults) = resolve(&flags, "status-interval = '0'").unwrap_err();
