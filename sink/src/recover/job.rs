@@ -202,6 +202,10 @@ impl<D: Disk, R: Remote> Job<'_, D, R> {
         }
         let end = local.complete();
         if !self.dry_run {
+            // The WAL is of another disk than pg_control, and newer: Postgres would write over it.
+            if must_revive(plan, &local) {
+                self.revive()?;
+            }
             self.close(plan, &local, end)?;
         }
         self.report(plan, &Prepared { staged: Vec::new(), end: local, local: end }, &[])
@@ -407,7 +411,7 @@ impl<D: Disk, R: Remote> Job<'_, D, R> {
             let name = WalFile::History(plan.timeline).name();
             write_whole(wal, &name, text).map_err(RecoverError::folder(format!("write pg_wal/{name}")))?;
         }
-        if plan.shut_down && prepared.end.seen.after_checkpoint {
+        if must_revive(plan, &prepared.end) {
             self.revive()?;
         }
         let aside = self.to_set_aside(plan, prepared)?;
@@ -449,7 +453,7 @@ impl<D: Disk, R: Remote> Job<'_, D, R> {
 
     fn report(&self, plan: &Plan, prepared: &Prepared, aside: &[Segment]) -> Result<Report, RecoverError> {
         let mut report = Report::new(plan, self.dry_run, prepared.local, prepared.end.complete());
-        report.pg_control_changed = plan.shut_down && prepared.end.seen.after_checkpoint && !plan.pieces.is_empty();
+        report.pg_control_changed = must_revive(plan, &prepared.end);
         report.set_aside = aside.iter().map(|segment| plan.name(*segment).to_string()).collect();
         for staged in &prepared.staged {
             report.count(staged, plan);
@@ -464,6 +468,11 @@ fn set_aside_name(name: &SegmentName, number: u32) -> String {
 
 fn lsn(text: Option<&String>) -> Option<Lsn> {
     text?.parse().ok()
+}
+
+/// Whether Postgres would start without replaying what follows the checkpoint.
+fn must_revive(plan: &Plan, end: &Walk) -> bool {
+    plan.shut_down && end.seen.after_checkpoint
 }
 
 fn proven<'a>(plan: &Plan, local: &'a Walk) -> Proven<'a> {

@@ -172,6 +172,18 @@ fn a_folder_that_was_shut_down_last_stays_so() {
 }
 
 #[test]
+fn newer_wal_behind_an_older_shutdown_is_replayed_without_the_sink_too() {
+    let mut world = World::with_shutdown();
+    world.write_local(world.builder.end());
+    // The sink has nothing behind the checkpoint.
+    world.set_sink_end(world.record_end_near(MB + MB / 4));
+    let report = world.recover().unwrap();
+    assert!(report.pg_control_changed);
+    assert_eq!(report.target, world.builder.end().to_string());
+    assert!(!world.recover().unwrap().pg_control_changed);
+}
+
+#[test]
 fn what_could_be_taken_for_a_continuation_is_set_aside() {
     let world = World::new();
     // A segment behind the sink's end that is at home there, and one that was recycled.
