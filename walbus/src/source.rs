@@ -84,15 +84,19 @@ async fn connect_any(config: &Config, mode: &Mode, target: TargetSession) -> Res
     }
     let mut last = None;
     for host in hosts {
-        let addresses = match socket::resolve(host, config.load_balance).await {
-            Ok(addresses) => addresses,
-            Err(error) => {
+        let after = config.connect_timeout.unwrap_or(Duration::MAX);
+        let addresses = match tokio::time::timeout(after, socket::resolve(host, config.load_balance)).await {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(error)) => {
                 last = Some(error);
+                continue;
+            }
+            Err(_) => {
+                last = Some(SourceError::Timeout { doing: format!("look up {host}"), after });
                 continue;
             }
         };
         for address in addresses {
-            let after = config.connect_timeout.unwrap_or(Duration::MAX);
             let attempt = Box::pin(connect_one(config, mode, target, host, &address));
             match tokio::time::timeout(after, attempt).await {
                 Ok(Ok(session)) => return Ok(Client::new(session)),
@@ -135,11 +139,11 @@ async fn connect_one(
     };
     let attempt = |encryption| open(config, mode, host, address, encryption);
     let session = match (attempt(first).await, second) {
-        (Err(failure), Some(second)) if failure.error.may_be_encryptions() && (second == Tls || failure.was_tls) => {
+        (Err(failure), Some(second)) if failure.may_be_encryptions() && (second == Tls || failure.was_tls) => {
             match attempt(second).await {
                 Ok(session) => Ok(session),
                 // What was said over TLS is said by the server that was meant: of two refusals it is the one worth knowing.
-                Err(_) if failure.was_tls && matches!(failure.error, SourceError::Refused { .. }) => Err(failure.error),
+                Err(_) if failure.was_tls && matches!(failure.error, SourceError::LoginRefused { .. }) => Err(failure.error),
                 Err(failure) => Err(failure.error),
             }
         }
@@ -153,6 +157,15 @@ async fn connect_one(
 struct OpenFailure {
     error: SourceError,
     was_tls: bool,
+    /// Whether the handshake failed, whatever its reason.
+    was_handshake: bool,
+}
+
+impl OpenFailure {
+    /// Whether the same server may do better with TLS, or without.
+    const fn may_be_encryptions(&self) -> bool {
+        self.was_handshake && !matches!(self.error, SourceError::Config(_)) || self.error.may_be_encryptions()
+    }
 }
 
 async fn open(
@@ -162,7 +175,7 @@ async fn open(
     address: &socket::SocketAddress,
     encryption: Encryption,
 ) -> Result<Session, OpenFailure> {
-    let clear = |error| OpenFailure { error, was_tls: false };
+    let clear = |error| OpenFailure { error, was_tls: false, was_handshake: false };
     let transport = socket::dial(config, host, address).await.map_err(clear)?;
     let (transport, binding) = match (encryption, transport) {
         (Encryption::Tls | Encryption::TlsIfOffered, Transport::Tcp(mut stream)) => {
@@ -172,7 +185,7 @@ async fn open(
             };
             if offered {
                 let secured = tls::handshake(&config.tls, host, stream).await;
-                let (transport, binding) = secured.map_err(|error| OpenFailure { error, was_tls: true })?;
+                let (transport, binding) = secured.map_err(|error| OpenFailure { error, was_tls: true, was_handshake: true })?;
                 (transport, Some(binding))
             } else if encryption == Encryption::Tls {
                 return Err(clear(tls::not_offered(&config.tls, host)));
@@ -184,5 +197,5 @@ async fn open(
     };
     let was_tls = binding.is_some();
     let session = session::log_in(config, mode, host, transport, binding).await;
-    session.map_err(|error| OpenFailure { error, was_tls })
+    session.map_err(|error| OpenFailure { error, was_tls, was_handshake: false })
 }

@@ -178,6 +178,30 @@ pub enum Message {
     RowDescription(Vec<String>),
 }
 
+impl Message {
+    /// Its name in the manual.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Authentication(_) => "Authentication",
+            Self::BackendKeyData { .. } => "BackendKeyData",
+            Self::CommandComplete(_) => "CommandComplete",
+            Self::CopyBothResponse => "CopyBothResponse",
+            Self::CopyData(_) => "CopyData",
+            Self::CopyDone => "CopyDone",
+            Self::DataRow(_) => "DataRow",
+            Self::EmptyQueryResponse => "EmptyQueryResponse",
+            Self::ErrorResponse(_) => "ErrorResponse",
+            Self::NegotiateProtocolVersion { .. } => "NegotiateProtocolVersion",
+            Self::NoticeResponse(_) => "NoticeResponse",
+            Self::NotificationResponse => "NotificationResponse",
+            Self::ParameterStatus { .. } => "ParameterStatus",
+            Self::ReadyForQuery => "ReadyForQuery",
+            Self::RowDescription(_) => "RowDescription",
+        }
+    }
+}
+
 /// A step of authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authentication {

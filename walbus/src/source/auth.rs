@@ -33,7 +33,7 @@ pub(super) async fn authenticate(session: &mut Session, config: &Config, mode: &
     loop {
         let step = match session.receive(DOING).await? {
             Message::Authentication(step) => step,
-            Message::ErrorResponse(diagnostic) => return Err(SourceError::refused(format!("log in to {host}"), diagnostic)),
+            Message::ErrorResponse(diagnostic) => return Err(SourceError::LoginRefused { host: host.to_string(), diagnostic }),
             Message::NegotiateProtocolVersion { minor, unknown_options } => {
                 login.check_version(minor, &unknown_options)?;
                 continue;

@@ -1,5 +1,7 @@
 //! Where bytes of the server wait until they are whole messages.
 
+use std::fmt;
+
 use bytes::BytesMut;
 
 use crate::proto::backend::{Frame, ProtocolError, frame_bytes, take_frame};
@@ -17,7 +19,6 @@ const SMALL_READS: u32 = 64;
 ///
 /// Its block is used over and over again, as long as the slices of it are dropped before it is full; otherwise the slices keep it
 /// and another one is allocated.
-#[derive(Debug)]
 pub(super) struct ReadBuffer {
     buf: BytesMut,
     read_bytes: usize,
@@ -25,6 +26,13 @@ pub(super) struct ReadBuffer {
     limit: usize,
     /// How many blocks were allocated so far.
     blocks: u64,
+}
+
+impl fmt::Debug for ReadBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { buf, read_bytes, limit, blocks, .. } = self;
+        write!(f, "ReadBuffer {{ {} bytes, reads {read_bytes}, limit {limit}, blocks {blocks} }}", buf.len())
+    }
 }
 
 impl ReadBuffer {

@@ -5,6 +5,7 @@ use std::io;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BufMut;
+use tokio::task::coop;
 
 use super::SourceError;
 use super::client::{Answer, Client, NextTimeline};
@@ -79,7 +80,17 @@ impl CopyStream {
     /// # Errors
     /// Of the server or the connection; the stream is of no further use then.
     pub async fn next(&mut self) -> Result<Event, SourceError> {
-        poll_fn(|cx| self.poll_next(cx)).await
+        poll_fn(|cx| {
+            // Where there is always something to read, the runtime must still come round to its timers, and learn that a full socket
+            // takes statuses again.
+            let progress = ready!(coop::poll_proceed(cx));
+            let event = self.poll_next(cx);
+            if event.is_ready() {
+                progress.made_progress();
+            }
+            event
+        })
+        .await
     }
 
     /// The next event that is there: first what was read already, then what the socket holds. `None` where there is nothing now.

@@ -36,6 +36,14 @@ pub enum SourceError {
         /// Its reason.
         reason: io::Error,
     },
+    /// The server does not let us in.
+    #[error("log in to {host}: {diagnostic}")]
+    LoginRefused {
+        /// The server.
+        host: String,
+        /// What it said.
+        diagnostic: Box<Diagnostic>,
+    },
     /// No host is such a server as `target_session_attrs` asks for.
     #[error("{problem}")]
     NoServer {
@@ -122,7 +130,7 @@ impl SourceError {
     #[must_use]
     pub fn sqlstate(&self) -> Option<SqlState> {
         match self {
-            Self::Refused { diagnostic, .. } => Some(diagnostic.code),
+            Self::LoginRefused { diagnostic, .. } | Self::Refused { diagnostic, .. } => Some(diagnostic.code),
             _ => None,
         }
     }
@@ -135,6 +143,13 @@ impl SourceError {
             Self::Config(_) | Self::Tls { .. } => Class::Configuration,
             Self::Closed { .. } | Self::Io { .. } | Self::NoServer { .. } | Self::Timeout { .. } => Class::Retry,
             Self::Protocol { .. } | Self::Unexpected { .. } => Class::Other,
+            Self::LoginRefused { diagnostic, .. } => match diagnostic.code.class() {
+                "08" | "53" | "57" => Class::Retry,
+                // Insufficient privilege: the role lacks REPLICATION.
+                "28" | "42" if diagnostic.code != SqlState::UNDEFINED_OBJECT => Class::Authentication,
+                // The string names a database, a setting or a value that the server does not have.
+                _ => Class::Configuration,
+            },
             Self::Refused { diagnostic, .. } => match diagnostic.code {
                 SqlState::OBJECT_IN_USE => Class::Retry,
                 SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => Class::SlotUnusable,
@@ -143,7 +158,6 @@ impl SourceError {
                 code => match code.class() {
                     // Connection exceptions, no resources, an operator at work.
                     "08" | "53" | "57" => Class::Retry,
-                    "28" => Class::Authentication,
                     _ => Class::Other,
                 },
             },
@@ -161,13 +175,13 @@ impl SourceError {
     pub(super) fn is_another_hosts(&self) -> bool {
         match self {
             Self::Authentication { .. } | Self::Config(_) => false,
-            Self::Refused { diagnostic, .. } => diagnostic.code == SqlState::CANNOT_CONNECT_NOW,
+            Self::LoginRefused { diagnostic, .. } => diagnostic.code == SqlState::CANNOT_CONNECT_NOW,
             _ => true,
         }
     }
 
     /// Whether the same server may do better with TLS, or without.
     pub(super) const fn may_be_encryptions(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Tls { .. })
+        matches!(self, Self::LoginRefused { .. } | Self::Tls { .. })
     }
 }

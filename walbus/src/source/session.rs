@@ -45,8 +45,10 @@ pub(super) async fn ask_for_tls(stream: &mut TcpStream) -> Result<bool, SourceEr
         1 => match answer[0] {
             b'S' => Ok(true),
             b'N' => Ok(false),
-            // An error before TLS may be anybody's: its text is not shown (CVE-2024-10977).
-            b'E' => Err(SourceError::Unexpected { doing: DOING, message: "error message; see the server's log".to_owned() }),
+            // What a server that can't fork answers. Before TLS it may be anybody's: its text is not shown (CVE-2024-10977).
+            b'E' => {
+                Err(SourceError::refused(DOING, Box::new(no_resources("an error before TLS; see the server's log".to_owned()))))
+            }
             other => Err(SourceError::Protocol { doing: DOING, reason: ProtocolError::UnknownType(other) }),
         },
         _ => Err(SourceError::Unexpected {
@@ -82,7 +84,7 @@ pub(super) async fn log_in(
         match session.receive(DOING).await? {
             Message::BackendKeyData { pid, .. } => session.backend_pid = Some(pid),
             Message::ReadyForQuery => return Ok(session),
-            Message::ErrorResponse(diagnostic) => return Err(SourceError::refused(format!("log in to {host}"), diagnostic)),
+            Message::ErrorResponse(diagnostic) => return Err(SourceError::LoginRefused { host: host.to_string(), diagnostic }),
             message => return Err(unexpected(DOING, &message)),
         }
     }
@@ -118,9 +120,7 @@ fn startup_message(config: &Config, mode: &Mode) -> BytesMut {
 
 /// The error for a message that has no place here.
 pub(super) fn unexpected(doing: &'static str, message: &Message) -> SourceError {
-    let name = format!("{message:?}");
-    let end = name.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(name.len());
-    SourceError::Unexpected { doing, message: name[..end].to_owned() }
+    SourceError::Unexpected { doing, message: message.name().to_owned() }
 }
 
 impl Session {
@@ -232,11 +232,9 @@ fn old_error(buffered: &[u8]) -> Diagnostic {
     let text = buffered.get(1..).unwrap_or_default();
     let text = text.split(|byte| *byte == 0 || *byte == b'\n').next().unwrap_or_default();
     let shown = String::from_utf8_lossy(text.get(..SHOWN_BYTES_MAX).unwrap_or(text));
-    Diagnostic {
-        severity: "FATAL".to_owned(),
-        code: SqlState::INSUFFICIENT_RESOURCES,
-        message: shown.chars().filter(|c| !c.is_control()).collect(),
-        detail: None,
-        hint: None,
-    }
+    no_resources(shown.chars().filter(|c| !c.is_control()).collect())
+}
+
+fn no_resources(message: String) -> Diagnostic {
+    Diagnostic { severity: "FATAL".to_owned(), code: SqlState::INSUFFICIENT_RESOURCES, message, detail: None, hint: None }
 }

@@ -54,12 +54,24 @@ impl Transport {
         }
     }
 
-    /// Writes a part of `data`, and gives how much.
+    /// Writes a part of `data`, and gives how much. As in reading, a plain socket is tried first.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, data),
+        loop {
+            let written = match self {
+                Self::Tcp(stream) => stream.try_write(data),
+                Self::Unix(stream) => stream.try_write(data),
+                Self::Tls(stream) => return Pin::new(stream).poll_write(cx, data),
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                done => return Poll::Ready(done),
+            }
+            match self {
+                Self::Tcp(stream) => ready!(stream.poll_write_ready(cx))?,
+                Self::Unix(stream) => ready!(stream.poll_write_ready(cx))?,
+                Self::Tls(_) => {}
+            }
         }
     }
 

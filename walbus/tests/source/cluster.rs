@@ -1,6 +1,7 @@
 //! A small Postgres in a temporary folder.
 
 use std::fs;
+use std::hash::BuildHasher;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -21,15 +22,30 @@ pub(crate) struct Cluster {
     pub(crate) port: u16,
 }
 
-/// Where Postgres 18's programs are.
+/// Which major version is tested: `BEYOND_PG_MAJOR`, or 18.
+pub(crate) fn major() -> u32 {
+    std::env::var("BEYOND_PG_MAJOR").map_or(18, |major| major.parse().unwrap())
+}
+
+/// Where its programs are: `BEYOND_PG_BIN_18` and the like, or what `scripts/postgres` says.
 fn bin_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("BEYOND_PG_BIN_18") {
+    let major = major().to_string();
+    if let Some(dir) = std::env::var_os(format!("BEYOND_PG_BIN_{major}")) {
         return dir.into();
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/postgres");
-    let output = Command::new(&script).arg("18").output().unwrap();
-    assert!(output.status.success(), "{} 18: {}", script.display(), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(&script).arg(&major).output().unwrap();
+    assert!(output.status.success(), "{} {major}: {}", script.display(), String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
+/// A port that nobody uses now, below those that the system gives to connections, which could take it while a server restarts.
+fn free_port() -> u16 {
+    let random = std::collections::hash_map::RandomState::new();
+    (0_u32..1000)
+        .map(|attempt| 10_000 + u16::try_from(random.hash_one(attempt) % 20_000).unwrap())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
 }
 
 fn is_root() -> bool {
@@ -41,8 +57,8 @@ impl Cluster {
     pub(crate) fn start(hba: &str, settings: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("walbus-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let this = Self { dir, bin: bin_dir(), port };
+        let this = Self { dir, bin: bin_dir(), port: free_port() };
+        let port = this.port;
         this.give_away(this.dir.path());
         this.run("initdb", &["-D", "data", "-U", "postgres", "--no-sync", "--auth=trust", "--locale=C"]);
         this.write("data/pg_hba.conf", &format!("local all postgres trust\nlocal replication postgres trust\n{hba}"), 0o600);

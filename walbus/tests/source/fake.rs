@@ -75,7 +75,7 @@ async fn garbage_is_named() {
         ),
         (&[b"v\0\0\0\x0C\0\x03\0\x02\0\0\0\0"], "sslmode=disable", Class::Other, "answers what was not asked"),
         (&[b"H"], "sslmode=require", Class::Other, "unknown message type 'H'"),
-        (&[b"E"], "sslmode=require", Class::Other, "see the server's log"),
+        (&[b"E"], "sslmode=require", Class::Retry, "see the server's log"),
         (&[b"N"], "sslmode=require", Class::Configuration, "the server has no TLS"),
         (&[b"S", b"what is this?"], "sslmode=require", Class::Configuration, "no TLS"),
         (&[b"HTTP/1.1 400 Bad Request\r\n\r\n"], "sslmode=require sslnegotiation=direct", Class::Configuration, "no TLS"),
@@ -122,14 +122,11 @@ async fn a_server_that_is_silent_is_waited_for_only_so_long() {
 }
 
 /// A stream from a server that then says this, in these pieces, and the server's end of it.
-async fn streaming(window: Option<usize>) -> (CopyStream, TcpStream) {
+async fn streaming() -> (CopyStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let conninfo = format!("host=127.0.0.1 port={} user=u sslmode=disable", listener.local_addr().unwrap().port());
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        if let Some(bytes) = window {
-            rustix::net::sockopt::set_socket_recv_buffer_size(&stream, bytes).unwrap();
-        }
         hear(&mut stream).await;
         stream.write_all(&[AUTHENTICATION_OK, READY].concat()).await.unwrap();
         hear(&mut stream).await;
@@ -156,7 +153,7 @@ async fn broken_streams_are_named() {
         (&frame(b'E', b"SERROR\0C58P01\0Mgone\0\0"), Class::WalRemoved, "gone (SQLSTATE 58P01)"),
         (&frame(b'C', b"COPY 0\0"), Class::Retry, "as it is shutting down"),
     ] {
-        let (mut stream, mut server) = streaming(None).await;
+        let (mut stream, mut server) = streaming().await;
         server.write_all(said).await.unwrap();
         drop(server);
         let error = stream.next().await.unwrap_err();
@@ -166,7 +163,7 @@ async fn broken_streams_are_named() {
 
 #[tokio::test]
 async fn messages_in_pieces_come_out_whole() {
-    let (mut stream, mut server) = streaming(None).await;
+    let (mut stream, mut server) = streaming().await;
     let said = [wal(0, b"abc"), frame(b'N', b"SNOTICE\0C00000\0Mhm\0\0"), wal(3, &[7; 300_000]), frame(b'c', b"")].concat();
     let speak = async {
         for piece in said.chunks(9_999) {
@@ -196,7 +193,7 @@ async fn messages_in_pieces_come_out_whole() {
 
 #[tokio::test]
 async fn of_statuses_that_wait_only_the_newest_is_sent() {
-    let (mut stream, mut server) = streaming(Some(4096)).await;
+    let (mut stream, mut server) = streaming().await;
     let status = |number: u64| StandbyStatus { write: Lsn(number), flush: Lsn(number), ..StandbyStatus::default() };
     let mut sent = 0;
     // The server reads nothing: at some point the socket takes no more.
@@ -230,8 +227,49 @@ async fn of_statuses_that_wait_only_the_newest_is_sent() {
 }
 
 #[tokio::test]
+async fn a_stream_without_a_pause_keeps_nobody_waiting() {
+    let (mut stream, server) = streaming().await;
+    let server = server.into_std().unwrap();
+    server.set_nonblocking(false).unwrap();
+    let mut reader = server.try_clone().unwrap();
+    // Ends with the connection.
+    let writer = std::thread::spawn(move || {
+        let said: Vec<u8> = (0..100).flat_map(|_| wal(0, &[7; 100])).collect();
+        while std::io::Write::write_all(&mut &server, &said).is_ok() {}
+    });
+    let reader = std::thread::spawn(move || {
+        let mut last = 0;
+        let mut message = [0; 39];
+        while last < 20_001 && std::io::Read::read_exact(&mut reader, &mut message).is_ok() {
+            last = StandbyStatus::parse(&message[5..]).unwrap().write.0;
+        }
+        last
+    });
+    let listen = async move {
+        for number in 1..=20_000 {
+            assert!(matches!(stream.next().await.unwrap(), Event::Wal(_)));
+            stream.try_send_status(&StandbyStatus { write: Lsn(number), ..StandbyStatus::default() });
+        }
+        stream.send_status(&StandbyStatus { write: Lsn(20_001), ..StandbyStatus::default() }).await;
+        stream
+    };
+    let other_task = tokio::time::sleep(Duration::from_millis(1));
+    tokio::pin!(listen, other_task);
+    tokio::select! {
+        // First, or what the stream leaves of the task's budget would be too little for it.
+        biased;
+        () = other_task => {}
+        _ = &mut listen => panic!("the timer never ran"),
+    }
+    let stream = listen.await;
+    assert_eq!(reader.join().unwrap(), 20_001);
+    drop(stream);
+    writer.join().unwrap();
+}
+
+#[tokio::test]
 async fn what_the_server_said_before_it_went_is_heard() {
-    let (mut stream, mut server) = streaming(None).await;
+    let (mut stream, mut server) = streaming().await;
     server.write_all(&[wal(0, b"abc"), frame(b'E', b"SFATAL\0C57P01\0Mbye\0\0")].concat()).await.unwrap();
     drop(server);
     // Writes into a closed connection fail, at once or after the first.

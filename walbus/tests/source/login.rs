@@ -6,7 +6,7 @@ use walbus::conninfo::{Config, Environment};
 use walbus::proto::backend::SqlState;
 use walbus::source::{Class, Mode, SourceError, connect};
 
-use crate::cluster::{Authority, Cluster, connect_to, self_signed};
+use crate::cluster::{Authority, Cluster, connect_to, major, self_signed};
 
 /// What a connection string leads to.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,7 @@ hostssl   replication certified  127.0.0.1/32 cert
 host      replication scram      127.0.0.1/32 scram-sha-256
 host      replication md5        127.0.0.1/32 md5
 host      replication plain      127.0.0.1/32 password
+host      replication powerless  127.0.0.1/32 trust
 host      replication trusted    127.0.0.1/32 trust
 local     replication scram                   scram-sha-256
 ";
@@ -46,7 +47,7 @@ ssl = on
 ssl_cert_file = 'server.crt'
 ssl_key_file = 'server.key'
 ssl_ca_file = 'ca.crt'
-log_connections = all
+
 ";
 
 struct Place {
@@ -61,7 +62,7 @@ fn place() -> Place {
     cluster.sql(
         "CREATE ROLE only_tls REPLICATION LOGIN PASSWORD 'secret'; CREATE ROLE only_clear REPLICATION LOGIN PASSWORD 'secret';
          CREATE ROLE certified REPLICATION LOGIN; CREATE ROLE scram REPLICATION LOGIN PASSWORD 'secret';
-         CREATE ROLE plain REPLICATION LOGIN PASSWORD 'secret'; CREATE ROLE trusted REPLICATION LOGIN;
+         CREATE ROLE plain REPLICATION LOGIN PASSWORD 'secret'; CREATE ROLE trusted REPLICATION LOGIN; CREATE ROLE powerless LOGIN;
          SET password_encryption = md5; CREATE ROLE md5 REPLICATION LOGIN PASSWORD 'secret'",
     );
     let (certificate, key) = ca.issue("common.example", &["localhost", "*.db.example", "127.0.0.1"]);
@@ -165,6 +166,7 @@ const CASES: &[(&str, Leads)] = &[
     ("host=localhost user=scram min_protocol_version=3.2", Tls),
     // No such role, no such password, no such kind of server.
     ("host=localhost user=nobody", No(Authentication, "28000")),
+    ("host=localhost user=powerless", No(Authentication, "42501")),
     ("host=localhost user=scram password=wrong", No(Authentication, "28P01")),
     ("host=localhost user=only_tls password=wrong sslmode=prefer", No(Authentication, "28P01")),
     ("host=localhost user=scram target_session_attrs=primary", Tls),
@@ -172,7 +174,7 @@ const CASES: &[(&str, Leads)] = &[
     ("host=localhost user=scram target_session_attrs=prefer-standby", Tls),
     ("host=localhost user=scram target_session_attrs=standby", No(Retry, "target_session_attrs=standby")),
     ("host=localhost user=scram target_session_attrs=read-only", No(Retry, "target_session_attrs=read-only")),
-    ("host=localhost user=scram options='-c nonsense=1'", No(Class::NoSuchSlot, "nonsense")),
+    ("host=localhost user=scram options='-c nonsense=1'", No(Configuration, "nonsense")),
 ];
 
 #[tokio::test]
@@ -185,6 +187,14 @@ async fn every_sslmode_and_login() {
             No(class, text) if text.contains("DIR/") => No(class, Box::leak(text.replace("DIR/", &dir).into_boxed_str())),
             leads => leads,
         };
+        let since = match conninfo {
+            conninfo if conninfo.contains("min_protocol_version=3.2") => 18,
+            conninfo if conninfo.contains("sslnegotiation=direct") => 17,
+            _ => 0,
+        };
+        if major() < since {
+            continue;
+        }
         check(&format!("{base} {}", conninfo.replace("DIR/", &dir)), leads).await;
     }
     drop(place.ca);
@@ -206,6 +216,10 @@ async fn certificates_of_every_signature_are_bound_to() {
         (&rcgen::PKCS_RSA_SHA512, true),
         (&rcgen::PKCS_ED25519, false),
     ] {
+        if !binds && major() < 17 {
+            // Debian's OpenSSL of that time does not read the key.
+            continue;
+        }
         let (certificate, key) = self_signed("db", algorithm);
         cluster.write("data/server.crt", &certificate, 0o600);
         cluster.write("data/server.key", &key, 0o600);

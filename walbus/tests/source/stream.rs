@@ -7,7 +7,7 @@ use walbus::proto::replication::StandbyStatus;
 use walbus::source::{Class, Client, CopyStream, Event, NextTimeline, SourceError};
 use walbus::{Lsn, SegmentSize, Timeline};
 
-use crate::cluster::{Cluster, connect_to};
+use crate::cluster::{Cluster, connect_to, major};
 
 /// Reads the stream up to `end`, and gives its bytes; every piece must follow on the one before.
 async fn read_to(stream: &mut CopyStream, start: Lsn, end: Lsn) -> Vec<u8> {
@@ -44,7 +44,7 @@ async fn commands_say_what_sql_says() {
     assert_eq!(identity.system_id.to_string(), cluster.sql("SELECT system_identifier FROM pg_control_system()"));
     assert_eq!((identity.timeline, identity.dbname), (Timeline::FIRST, None));
     assert!(identity.flushed <= lsn(&cluster, "pg_current_wal_flush_lsn()"));
-    assert_eq!(client.server_version_major(), Some(18));
+    assert_eq!(client.server_version_major(), Some(major()));
     assert_eq!(client.parameter_status("integer_datetimes"), Some("on"));
     assert_eq!(client.show("wal_segment_size").await.unwrap(), "16MB");
     assert_eq!(client.show("application_name").await.unwrap(), "walbus-test");
@@ -59,8 +59,10 @@ async fn commands_say_what_sql_says() {
     let held: Lsn = cluster.sql("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'sink'").parse().unwrap();
     assert_eq!((slot.restart_lsn, slot.restart_timeline), (Some(held), Some(Timeline::FIRST)));
     assert_eq!(client.create_physical_slot("sink", true).await.unwrap_err().sqlstate(), Some(SqlState::DUPLICATE_OBJECT));
-    let error = client.create_physical_slot("Up\"per; SELECT 1", true).await.unwrap_err();
-    assert!(error.to_string().contains("Up\"per; SELECT 1"), "the name came through as it is: {error}");
+    // Older servers don't read a quote in quotes back; no slot's name has one.
+    let name = if major() >= 18 { "Up\"per; SELECT 1" } else { "Upper; SELECT 1" };
+    let error = client.create_physical_slot(name, true).await.unwrap_err();
+    assert!(error.to_string().contains(name), "the name came through as it is: {error}");
     client.drop_slot("sink").await.unwrap();
     assert_eq!(client.drop_slot("sink").await.unwrap_err().class(), Class::NoSuchSlot);
     let error = client.timeline_history(Timeline::new(9).unwrap()).await.unwrap_err();
@@ -151,7 +153,7 @@ async fn refusal(cluster: &Cluster, slot: Option<&str>, start: Lsn, timeline: u3
 async fn refusals_say_what_to_do() {
     let cluster = Cluster::start(
         "",
-        "max_slot_wal_keep_size = 1MB\nmin_wal_size = 32MB\nmax_wal_size = 32MB\nmax_wal_senders = 3\nwal_level = logical",
+        "max_slot_wal_keep_size = 1MB\nmin_wal_size = 32MB\nmax_wal_size = 32MB\nmax_wal_senders = 10\nwal_level = logical",
     );
     let mut client = cluster.connect().await;
     client.create_physical_slot("sink", true).await.unwrap();
@@ -166,10 +168,16 @@ async fn refusals_say_what_to_do() {
     cluster.sql("SELECT pg_create_logical_replication_slot('logical', 'pgoutput')");
     assert_eq!(refusal(&cluster, Some("logical"), start, 1).await.class(), Class::SlotUnusable);
 
-    let held = (cluster.connect().await, cluster.connect().await);
-    let error = connect_to(&cluster.socket()).await.unwrap_err();
+    let mut held = Vec::new();
+    let error = loop {
+        match connect_to(&cluster.socket()).await {
+            Ok(client) => held.push(client),
+            Err(error) => break error,
+        }
+    };
     assert_eq!((error.sqlstate(), error.is_retryable()), (Some(SqlState::TOO_MANY_CONNECTIONS), true), "{error}");
     drop(held);
+    while cluster.sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender'") != "1" {}
 
     // An administrator ends the walsender: its reason arrives before the end of the connection does.
     cluster.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'sink'");
@@ -185,7 +193,9 @@ async fn refusals_say_what_to_do() {
     cluster.sql("SELECT pg_switch_wal()");
     cluster.sql("CHECKPOINT");
     assert_eq!(refusal(&cluster, None, start, 1).await.class(), Class::WalRemoved);
-    assert_eq!(refusal(&cluster, Some("sink"), start, 1).await.class(), Class::SlotUnusable);
+    // Before 18 a walsender takes an invalidated slot, and then lacks the WAL.
+    let class = if major() >= 18 { Class::SlotUnusable } else { Class::WalRemoved };
+    assert_eq!(refusal(&cluster, Some("sink"), start, 1).await.class(), class);
 }
 
 #[tokio::test]
