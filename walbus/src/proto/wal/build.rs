@@ -192,8 +192,10 @@ impl WalBuilder {
     /// Notes a record that ends where the WAL does.
     fn complete(&mut self, lsn: Lsn) -> Built {
         let built = Built { lsn, end: self.end() };
-        self.records.retain(|other| other.lsn != lsn);
-        self.records.push(built);
+        match self.records.last_mut().filter(|last| last.lsn == lsn) {
+            Some(last) => *last = built,
+            None => self.records.push(built),
+        }
         built
     }
 
