@@ -274,7 +274,7 @@ fn encode(rmid: u8, info: u8, xid: u32, prev: Lsn, main: &[u8]) -> Vec<u8> {
     record.extend(prev.0.to_le_bytes());
     record.extend([info, rmid, 0, 0, 0, 0, 0, 0]);
     record.extend(body);
-    let crc = crc::of_record(&record);
+    let crc = record.first_chunk().map_or(0, |header| crc::of_record(header, &record));
     if let Some(field) = record.get_mut(20..24) {
         field.copy_from_slice(&crc.to_le_bytes());
     }

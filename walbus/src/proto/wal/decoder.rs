@@ -429,9 +429,14 @@ impl Decoder {
             let Some((padded, behind)) = rest.split_at_checked(padded(header.total_bytes)) else { break };
             let record = padded.get(..length(header.total_bytes)).unwrap_or_default();
             self.check_header(lsn, &header).map_err(fail)?;
-            check_crc(&header, crc::of_record(record)).map_err(fail)?;
-            let event = event::of(&header, record).map_err(fail)?;
-            self.complete(lsn, &header, event, sink).map_err(fail)?;
+            check_crc(&header, crc::of_record(first, record)).map_err(fail)?;
+            if header.has_event() || self.overwrite.is_some() {
+                let event = event::of(&header, record).map_err(fail)?;
+                self.check_overwrite(event.as_ref()).map_err(fail)?;
+                self.complete(lsn, &header, event, sink);
+            } else {
+                self.complete(lsn, &header, None, sink);
+            }
             rest = behind;
         }
         Ok(here.len() - rest.len())
@@ -455,7 +460,8 @@ impl Decoder {
         if self.pending.is_whole() {
             check_crc(&header, self.pending.crc()).map_err(fail)?;
             let event = event::of(&header, self.pending.start()).map_err(fail)?;
-            self.complete(lsn, &header, event, sink).map_err(fail)?;
+            self.check_overwrite(event.as_ref()).map_err(fail)?;
+            self.complete(lsn, &header, event, sink);
         }
         Ok(of_header + of_body)
     }
@@ -473,15 +479,8 @@ impl Decoder {
     }
 
     /// Hands on a record that is whole and right, and goes behind it.
-    #[inline]
-    fn complete(
-        &mut self,
-        lsn: Lsn,
-        header: &RecordHeader,
-        event: Option<WalEvent>,
-        sink: &mut impl FnMut(&Record),
-    ) -> Result<(), Reason> {
-        self.check_overwrite(event.as_ref())?;
+    #[inline(always)]
+    fn complete(&mut self, lsn: Lsn, header: &RecordHeader, event: Option<WalEvent>, sink: &mut impl FnMut(&Record)) {
         if self.pending.lsn().is_some() {
             self.pending.clear();
         } else {
@@ -504,11 +503,9 @@ impl Decoder {
             self.step = Step::Unused;
         }
         self.mark = Mark { end, last: Some(lsn), page: self.page, switched };
-        Ok(())
     }
 
     /// The first record of a page that replaces a lost record's rest says which one was lost; no other record does.
-    #[inline]
     fn check_overwrite(&mut self, event: Option<&WalEvent>) -> Result<(), Reason> {
         match (self.overwrite.take(), event) {
             (Some(Overwrite { lost: Some(expected) }), Some(WalEvent::OverwriteContrecord { overwritten: found, .. }))

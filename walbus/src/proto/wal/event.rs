@@ -84,15 +84,9 @@ pub enum WalEvent {
 }
 
 /// The event of a record that starts with `bytes`: all of it, or at least [`EVENT_BYTES`].
-#[inline]
 pub(super) fn of(header: &RecordHeader, bytes: &[u8]) -> Result<Option<WalEvent>, Reason> {
-    match header.rmid {
-        RM_XACT | RM_XLOG => read(header, bytes),
-        _ => Ok(None),
-    }
-}
-
-fn read(header: &RecordHeader, bytes: &[u8]) -> Result<Option<WalEvent>, Reason> {
+    // No more is looked at of a record that lies whole in memory than of one that does not.
+    let bytes = bytes.get(..EVENT_BYTES).unwrap_or(bytes);
     let reader: fn(&[u8]) -> Option<WalEvent> = match (header.rmid, header.info & RMGR_INFO) {
         (RM_XACT, info) => match info & XACT_OP {
             0x00 => |main| Some(WalEvent::Commit { time: time_at(main, 0)? }),

@@ -64,6 +64,12 @@ impl RecordHeader {
         self.rmid <= RM_LAST_BUILTIN || self.rmid >= RM_FIRST_CUSTOM
     }
 
+    /// Whether records of its resource manager may be events.
+    #[inline]
+    pub(super) const fn has_event(&self) -> bool {
+        matches!(self.rmid, RM_XLOG | RM_XACT)
+    }
+
     /// Whether nothing of use follows up to the segment's end.
     #[inline]
     pub(super) const fn is_switch(&self) -> bool {

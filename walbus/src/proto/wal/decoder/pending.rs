@@ -70,7 +70,7 @@ impl Pending {
 
     /// The CRC of its bytes, once it is whole.
     pub(super) fn crc(&self) -> u32 {
-        crc::finish(self.crc, &self.start)
+        self.start.first_chunk().map_or(0, |header| crc::finish(self.crc, header))
     }
 
     /// Takes what is missing of the header, and says how much there was of that.
