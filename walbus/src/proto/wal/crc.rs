@@ -48,7 +48,12 @@ fn look_up(table: &Table, state: u32) -> u32 {
     of(first, a) ^ of(second, b) ^ of(third, c) ^ of(fourth, d)
 }
 
-#[expect(clippy::as_conversions, clippy::indexing_slicing, reason = "computed by the compiler, which refuses what is out of range")]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "computed by the compiler, which refuses what is out of range"
+)]
 const fn after(zeros: usize) -> Table {
     /// The polynomial of CRC-32C, lowest bit first.
     const POLYNOMIAL: u32 = 0x82F6_3B78;
@@ -59,7 +64,7 @@ const fn after(zeros: usize) -> Table {
         let mut state = (byte as u32) << (8 * place);
         let mut bit = 0;
         while bit < 8 * zeros {
-            state = state >> 1 ^ POLYNOMIAL * (state & 1);
+            state = (state >> 1) ^ (POLYNOMIAL * (state & 1));
             bit += 1;
         }
         table[place][byte] = state;
