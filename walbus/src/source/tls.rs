@@ -248,6 +248,12 @@ fn failed(options: &TlsOptions, host: &Host, roots: Option<&str>, error: io::Err
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
             format!("{other} (sslmode={mode}, roots: {roots})")
         }
+        Some(rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
+            "the server's certificate has expired: make it anew, or set this machine's clock right".to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. })) => {
+            "the server's certificate is not valid yet: set the clocks of both machines right".to_owned()
+        }
         Some(rustls::Error::InvalidCertificate(reason)) => {
             format!("the server's certificate is not valid: {reason} (sslmode={mode}, roots: {roots})")
         }

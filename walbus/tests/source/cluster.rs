@@ -179,3 +179,13 @@ pub(crate) fn self_signed(common: &str, algorithm: &'static SignatureAlgorithm) 
     let key = KeyPair::generate_for(algorithm).unwrap();
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
+
+/// The same with a life of these years.
+pub(crate) fn self_signed_in(common: &str, years: std::ops::Range<i32>) -> (String, String) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, common);
+    params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+    params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}

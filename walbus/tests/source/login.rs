@@ -1,12 +1,15 @@
 //! Every way to get in, and every way to be kept out.
 
+use std::process::Command;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use walbus::conninfo::{Config, Environment};
 use walbus::proto::backend::SqlState;
 use walbus::source::{Class, Mode, SourceError, connect};
 
-use crate::cluster::{Authority, Cluster, connect_to, major, self_signed};
+use crate::cluster::{Authority, Cluster, connect_to, major, self_signed, self_signed_in};
 
 /// What a connection string leads to.
 #[derive(Debug, Clone, Copy)]
@@ -232,6 +235,65 @@ async fn certificates_of_every_signature_are_bound_to() {
         let leads = if binds { Tls } else { No(Authentication, "no hash to bind to") };
         check(&format!("{verified} channel_binding=require"), leads).await;
     }
+    for (years, text) in [(2000..2001, "expired"), (2900..2901, "not valid yet")] {
+        let (certificate, key) = self_signed_in("db", years);
+        cluster.write("data/server.crt", &certificate, 0o600);
+        cluster.write("data/server.key", &key, 0o600);
+        let root = cluster.write("root.crt", &certificate, 0o644);
+        cluster.pg_ctl("restart");
+        check(&format!("{base} sslmode=verify-ca sslrootcert={}", root.display()), No(Configuration, text)).await;
+        check(&format!("{base} sslmode=require"), Tls).await;
+    }
+}
+
+/// Certificates as the manual's recipes make them with `openssl`, which does not make version 3 unless told.
+#[tokio::test]
+async fn certificates_of_openssl_are_taken_as_libpq_takes_them() {
+    let cluster = Cluster::start("hostssl replication scram 127.0.0.1/32 scram-sha-256\n", "");
+    cluster.sql("CREATE ROLE scram REPLICATION LOGIN PASSWORD 'secret'");
+    let settings = std::fs::read_to_string(cluster.path("data/postgresql.auto.conf")).unwrap();
+    let tls = "ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = 'server.key'\n";
+    cluster.write("data/postgresql.auto.conf", &format!("{settings}{tls}"), 0o600);
+    let openssl = |args: &str| {
+        let output = Command::new("openssl").args(args.split(' ')).current_dir(cluster.path("")).output().unwrap();
+        assert!(output.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let serve = || {
+        for name in ["server.crt", "server.key"] {
+            cluster.write(&format!("data/{name}"), &std::fs::read_to_string(cluster.path(name)).unwrap(), 0o600);
+        }
+        cluster.pg_ctl("restart");
+    };
+    let dir = cluster.path("").display().to_string();
+    let base = format!("hostaddr=127.0.0.1 port={} user=scram password=secret host=db channel_binding=require", cluster.port);
+
+    // Signed by a CA, of version 1: only its key can be used, and the certificate itself trusted.
+    openssl("req -new -x509 -days 2 -nodes -subj /CN=root -newkey rsa:2048 -out ca.crt -keyout ca.key");
+    openssl("req -new -nodes -subj /CN=db -newkey rsa:2048 -out server.csr -keyout server.key");
+    openssl("x509 -req -in server.csr -days 2 -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt");
+    serve();
+    check(&format!("{base} sslmode=require"), Tls).await;
+    check(&format!("{base} sslmode=verify-full sslrootcert={dir}server.crt"), Tls).await;
+    let by_ca = format!("{base} sslmode=verify-ca sslrootcert={dir}ca.crt");
+    if std::fs::read(cluster.path("server.crt")).is_ok_and(|pem| is_version_1(&pem)) {
+        check(&by_ca, No(Configuration, "X.509 version 1")).await;
+    } else {
+        check(&by_ca, Tls).await;
+    }
+
+    // Signed by itself with RSASSA-PSS, whose hash is a parameter.
+    openssl(
+        "req -new -x509 -days 2 -nodes -subj /CN=db -newkey rsa:2048 -sigopt rsa_padding_mode:pss -sha384 -out server.crt -keyout server.key",
+    );
+    serve();
+    check(&format!("{base} sslmode=require"), Tls).await;
+    check(&format!("{base} sslmode=verify-full sslrootcert={dir}server.crt"), Tls).await;
+}
+
+fn is_version_1(pem: &[u8]) -> bool {
+    let der = CertificateDer::from_pem_slice(pem).unwrap();
+    // Behind two sequences' headers of four bytes each stands the version, where there is one.
+    der[8] != 0xA0
 }
 
 #[tokio::test]
