@@ -3,6 +3,8 @@
 //! `BEYOND_WAL_DIR=DIR cargo bench -p walbus --bench decoder` takes the segments of timeline 1 in DIR, such as a `pg_wal` of 16 MB
 //! segments; without it, WAL of small records is made, as pgbench writes it.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to say but where")]
+
 use std::fs;
 use std::hint::black_box;
 

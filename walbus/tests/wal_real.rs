@@ -1,5 +1,7 @@
 //! Real WAL of each version, decoded, compared line by line with what `pg_waldump` of that version prints.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers")]
+
 #[path = "wal_real/cluster.rs"]
 mod cluster;
 #[path = "wal_real/waldump.rs"]
