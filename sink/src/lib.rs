@@ -8,9 +8,15 @@
 pub mod api;
 pub mod client;
 pub mod config;
+pub mod facts;
 pub mod https;
+pub mod lock;
 pub mod metrics;
+pub mod program;
+pub mod receiver;
 pub mod recover;
+pub mod retention;
+pub mod serve;
 pub mod state;
 pub mod status;
 pub mod tls;

@@ -1,2 +1,7 @@
-//! A synchronous WAL receiver for `PostgreSQL`.
-fn main() {}
+//! `beyond-pg-sink`: a synchronous WAL receiver for `PostgreSQL`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sink::program::main()
+}

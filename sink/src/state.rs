@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
-use walbus::{Lsn, PgTime, Segment, SegmentSize, SystemId, Timeline};
+use walbus::index::SegmentFacts;
+pub use walbus::receive::Identity;
+use walbus::{Lsn, Segment, Timeline};
 
 use crate::api::State;
 
@@ -28,15 +30,6 @@ pub struct Positions {
     pub server_end: Lsn,
 }
 
-/// Whose WAL this is; fixed by the first connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster.
-    pub system_id: SystemId,
-    /// The size of its segments.
-    pub segment_size: SegmentSize,
-}
-
 /// What the stream is doing, and what a person should know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
@@ -44,17 +37,6 @@ pub struct Condition {
     pub state: State,
     /// What is wrong and the way out, `None` where nothing is.
     pub problem: Option<String>,
-}
-
-/// What is known of one held segment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SegmentFacts {
-    /// The earliest commit or abort in it.
-    pub commit_time_min: Option<PgTime>,
-    /// The latest commit or abort in it.
-    pub commit_time_max: Option<PgTime>,
-    /// Restore points in it: name, end of the record, time.
-    pub restore_points: Vec<(String, Lsn, PgTime)>,
 }
 
 /// One held segment.

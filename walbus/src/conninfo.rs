@@ -166,6 +166,13 @@ impl Config {
         self
     }
 
+    /// Names the program, whatever the string says.
+    #[must_use]
+    pub fn with_application_name(mut self, name: &str) -> Self {
+        self.application_name = Some(name.to_owned());
+        self
+    }
+
     /// Limits the time for one address to be connected to, where the string does not say. libpq's own default is for ever.
     #[must_use]
     pub fn or_connect_timeout(mut self, timeout: Duration) -> Self {

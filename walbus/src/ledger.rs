@@ -2,7 +2,8 @@
 //!
 //! A ledger belongs to one replication session. It starts at the session's first byte, whatever an earlier session reached: a primary
 //! that crashed may have written other WAL at positions that were reported before, so only what *this* session has brought, or has
-//! proved to be held already, may be acknowledged in it.
+//! proved to be held already, may be acknowledged in it. Until it has proved anything, `0/0` is reported: the session's start would be
+//! a claim on all that lies below.
 //!
 //! ```text
 //!   0 ── start ──── flushed ──── written ──── received ──▶ LSN        always in this order
@@ -40,16 +41,21 @@ pub struct Ledger {
     received: Lsn,
     written: Lsn,
     flushed: Lsn,
-    reported: Option<Report>,
+    proved: bool,
+    reported: Report,
 }
 
 impl Ledger {
     /// The ledger of a session whose first byte is at `start`.
-    ///
-    /// Nothing is reported until something was flushed in it: a report of `start` itself would be a claim on what lies below.
     #[must_use]
     pub const fn new(start: Lsn, apply: ApplyAs) -> Self {
-        Self { apply, received: start, written: start, flushed: start, reported: None }
+        let nothing = Report { write: Lsn::INVALID, flush: Lsn::INVALID, apply: Lsn::INVALID };
+        Self { apply, received: start, written: start, flushed: start, proved: false, reported: nothing }
+    }
+
+    /// A record has come whole that continues what is held: the primary's WAL is the one held here, also below the session's start.
+    pub const fn handle_proved(&mut self) {
+        self.proved = true;
     }
 
     /// The end of what has arrived.
@@ -110,6 +116,9 @@ impl Ledger {
     /// What is to be reported now, as often as asked: for keepalives and the status interval.
     #[must_use]
     pub fn report(&self) -> Report {
+        if !self.proved {
+            return Report::default();
+        }
         Report {
             write: self.written,
             flush: self.flushed,
@@ -123,11 +132,9 @@ impl Ledger {
     /// What is to be reported since something moved after the last report that was given out here; `None` where nothing did.
     pub fn poll_report(&mut self) -> Option<Report> {
         let report = self.report();
-        let before = self.reported.unwrap_or_default();
-        (report.write > before.write || report.flush > before.flush).then(|| {
-            self.reported = Some(report);
-            report
-        })
+        let moved = report != self.reported;
+        self.reported = report;
+        moved.then_some(report)
     }
 }
 
@@ -136,8 +143,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_is_reported_before_the_wal_has_proved_to_continue_what_is_held() {
+        let mut ledger = Ledger::new(Lsn(100), ApplyAs::Flush);
+        ledger.handle_received(Lsn(150));
+        ledger.handle_written(Lsn(150));
+        ledger.handle_flushed(Lsn(150));
+        assert_eq!((ledger.report(), ledger.poll_report()), (Report::default(), None));
+        ledger.handle_proved();
+        assert_eq!(ledger.poll_report(), Some(Report { write: Lsn(150), flush: Lsn(150), apply: Lsn(150) }));
+    }
+
+    #[test]
     fn write_is_reported_before_flush_and_each_once() {
         let mut ledger = Ledger::new(Lsn(100), ApplyAs::Nothing);
+        ledger.handle_proved();
         ledger.handle_received(Lsn(150));
         ledger.handle_written(Lsn(150));
         assert_eq!(ledger.poll_report(), Some(Report { write: Lsn(150), flush: Lsn(100), apply: Lsn::INVALID }));
@@ -150,6 +169,7 @@ mod tests {
     #[test]
     fn apply_is_flush_only_when_asked_for() {
         let mut ledger = Ledger::new(Lsn(100), ApplyAs::Flush);
+        ledger.handle_proved();
         ledger.handle_received(Lsn(150));
         ledger.handle_written(Lsn(150));
         assert_eq!(ledger.report().apply, Lsn(100));

@@ -22,10 +22,12 @@ pub mod clock;
 pub mod conninfo;
 pub mod disk;
 pub mod ident;
+pub mod index;
 pub mod ledger;
 pub mod log;
 pub mod lsn;
 pub mod proto;
+pub mod receive;
 pub mod ring;
 pub mod segment;
 #[cfg(any(test, feature = "sim"))]

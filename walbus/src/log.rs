@@ -131,10 +131,12 @@ impl<D: Disk> FlushJob<D> {
         for file in &self.files {
             file.sync()?;
         }
+        if self.seals.is_empty() && self.sync_names {
+            self.disk.sync_dir()?;
+        }
         for (_, partial, name) in &self.seals {
             self.disk.rename(partial, name)?;
-        }
-        if self.sync_names {
+            // One by one: see `rename_in_order`.
             self.disk.sync_dir()?;
         }
         Ok(FlushDone { sealed: self.seals.into_iter().map(|(segment, ..)| segment).collect() })
@@ -258,7 +260,7 @@ impl<D: Disk> Log<D> {
             open.unsynced = false;
             files.push(Arc::clone(&open.file));
         }
-        let sync_names = std::mem::take(&mut self.names_unsynced) || !seals.is_empty();
+        let sync_names = std::mem::take(&mut self.names_unsynced);
         FlushJob { disk: Arc::clone(&self.disk), files, seals, sync_names }
     }
 
@@ -276,7 +278,8 @@ impl<D: Disk> Log<D> {
         let name = segment.name(self.size).to_string();
         let partial = WalFile::Partial(segment.name(self.size)).name();
         let failed = |source| WriteError::Io { name: name.clone(), source };
-        let existing = |file| OpenSegment { segment, file: Arc::new(file), zero_from: segment.end(self.size), unsynced: false };
+        let end = segment.end(self.size);
+        let existing = |file| OpenSegment { segment, file: Arc::new(file), zero_from: end, unsynced: false };
         match self.disk.open(&partial) {
             Ok(file) => return Ok(existing(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -284,17 +287,25 @@ impl<D: Disk> Log<D> {
         }
         match self.disk.open(&name) {
             Ok(file) => {
-                self.disk.rename(&name, &partial).map_err(failed)?;
-                self.names_unsynced = true;
+                self.rename_in_order(&name, &partial).map_err(failed)?;
                 return Ok(existing(file));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
         let spare = self.spares.pop_front().ok_or(WriteError::NoSpare)?;
-        self.disk.rename(&spare.name, &partial).map_err(failed)?;
-        self.names_unsynced = true;
+        self.rename_in_order(&spare.name, &partial).map_err(failed)?;
         Ok(OpenSegment { segment, file: Arc::new(spare.file), zero_from: segment.start(self.size), unsynced: false })
+    }
+
+    /// Names a file, and never leaves two such changes unsynced: a folder may keep them in any order, and a segment must prove that those before
+    /// it were there.
+    fn rename_in_order(&mut self, from: &str, to: &str) -> io::Result<()> {
+        if self.names_unsynced {
+            self.disk.sync_dir()?;
+        }
+        self.names_unsynced = true;
+        self.disk.rename(from, to)
     }
 }
 

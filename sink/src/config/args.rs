@@ -108,7 +108,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", env = "BEYOND_PG_SINK_KEEP_SIZE", help_heading = "Keeping")]
     pub keep_size: Option<String>,
 
-    /// Remove segments whose last commit is older than this, as 7d [default: keep all].
+    /// Remove segments that were finished longer ago than this, as 7d [default: keep all].
     #[arg(long, value_name = "DURATION", env = "BEYOND_PG_SINK_KEEP_AGE", help_heading = "Keeping")]
     pub keep_age: Option<String>,
 

@@ -185,7 +185,7 @@ fn entry(segment: Segment, held: &Held, positions: Option<&Positions>, size: Seg
         restore_points: facts
             .restore_points
             .iter()
-            .map(|(name, end, time)| api::RestorePoint { name: name.clone(), lsn: end.to_string(), time: time.to_unix_micros() })
+            .map(|point| api::RestorePoint { name: point.name.clone(), lsn: point.end.to_string(), time: point.time.to_unix_micros() })
             .collect(),
     })
 }

@@ -28,7 +28,7 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct State {
     random: Random,
     faults: DiskFaults,
@@ -39,14 +39,14 @@ struct State {
     unsynced_names: Vec<NameChange>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct FileState {
     content: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct NameChange {
     removed: Option<String>,
     set: Option<(String, usize)>,
@@ -81,6 +81,12 @@ impl SimDisk {
     /// Says what goes wrong from now on.
     pub fn set_faults(&self, faults: DiskFaults) {
         self.state().faults = faults;
+    }
+
+    /// Another folder with the same content, written and durable: what happens to the one is nothing to the other.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { state: Arc::new(Mutex::new(self.state().clone())) }
     }
 
     /// Loses what was not synced: of each unsynced write, all, none or some sectors are left, and of each unsynced change of a name either all
@@ -252,7 +258,7 @@ impl DiskFile for SimFile {
         })
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.with(|state, file| state.files[file].content.len() as u64))
     }
 }

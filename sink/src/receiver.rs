@@ -1,0 +1,381 @@
+//! Drives the receiving end: one thread, one connection, one log.
+//!
+//! ```text
+//!   connect ─▶ identify ─▶ slot ─▶ plan ─▶ START_REPLICATION ─▶ pump ──┐
+//!      ▲                                                               │ error, timeline's end
+//!      └────────────── wait, as long as the error says ◀───────────────┘
+//! ```
+//!
+//! The thread blocks on purpose: it runs nothing but this, and an fsync on it costs no hand-over to another thread and back, which would be
+//! paid by each commit. What arrives meanwhile waits in the socket, and goes into the next write and the next fsync together.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+use walbus::conninfo;
+use walbus::disk::OsDisk;
+use walbus::ledger::ApplyAs;
+use walbus::proto::history::History;
+use walbus::receive::{Identity, Receiver, ReceiveError, Refusal, Scan, Server, Start};
+use walbus::source::{self, Class, Client, CopyStream, Mode, SourceError};
+use walbus::{Lsn, SegmentSize, Timeline, WalFile};
+
+use crate::api::State;
+
+mod publish;
+mod pump;
+mod spares;
+
+pub use publish::Publisher;
+use spares::SpareMaker;
+
+/// The oldest major version whose WAL and replication commands are known here.
+const VERSION_MIN: u32 = 15;
+/// The newest one.
+const VERSION_MAX: u32 = 18;
+/// The wait before the first try again of what passes by itself; doubled each time.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait for what passes by itself: commits on the primary wait as long.
+const RETRY_MAX: Duration = Duration::from_secs(3);
+/// The wait for what a person has to mend.
+const REFUSED_RETRY: Duration = Duration::from_secs(15);
+
+/// What one stream is to do.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The folder of the WAL.
+    pub data_dir: PathBuf,
+    /// The primary.
+    pub upstream: conninfo::Config,
+    /// The physical slot.
+    pub slot: String,
+    /// Whether to make the slot where there is none.
+    pub create_slot: bool,
+    /// What is reported as apply.
+    pub apply: ApplyAs,
+    /// The longest time without a report.
+    pub status_interval: Duration,
+}
+
+/// Why the receiver ended for good: the process must end.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// An fsync failed. What the kernel held of it may be lost; a second one would answer that all is well.
+    #[error(
+        "fsync failed; nothing that was not acknowledged before is acknowledged. Check the disk of --data-dir, then start again: what it \
+         holds is read back and checked"
+    )]
+    Fsync(#[source] std::io::Error),
+    /// The folder can't be written or read.
+    #[error("the data folder can't be used")]
+    Folder(#[source] std::io::Error),
+    /// The receiver's thread is gone without a word: a defect of this program.
+    #[error("the receiver died; see above")]
+    Died,
+    /// A file of the log can't be written or read.
+    #[error(transparent)]
+    Log(ReceiveError),
+    /// The thread's event loop can't be set up.
+    #[error("the receiver's event loop can't be set up")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionEnd {
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    #[error(transparent)]
+    Receive(ReceiveError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Two histories under one name: as [`ReceiveError::Diverged`].
+    #[error("{0}")]
+    OtherHistory(String),
+    #[error("{0}")]
+    Setting(String),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("shutting down")]
+    Shutdown,
+}
+
+impl From<ReceiveError> for SessionEnd {
+    fn from(error: ReceiveError) -> Self {
+        match error {
+            ReceiveError::Io { .. } => Self::Fatal(Fatal::Log(error)),
+            error => Self::Receive(error),
+        }
+    }
+}
+
+/// What follows from the end of a session.
+enum Next {
+    Stop,
+    TryAgain { state: State, wait: Option<Duration> },
+    End(Fatal),
+    StandStill,
+}
+
+impl SessionEnd {
+    fn next(self) -> (Next, String) {
+        let text = text_of(&self);
+        let next = match self {
+            Self::Shutdown => Next::Stop,
+            Self::Fatal(fatal) => Next::End(fatal),
+            Self::OtherHistory(_) | Self::Receive(ReceiveError::Diverged { .. }) => Next::StandStill,
+            Self::Refused(refusal) if refusal.is_divergence() => Next::StandStill,
+            Self::Refused(Refusal::Behind { .. }) => Next::TryAgain { state: State::UpstreamBehind, wait: None },
+            Self::Receive(_) => Next::TryAgain { state: State::Connecting, wait: None },
+            Self::Source(error) if error.is_retryable() => Next::TryAgain { state: State::Connecting, wait: None },
+            Self::Refused(_) | Self::Setting(_) | Self::Source(_) => Next::TryAgain { state: State::Refused, wait: Some(REFUSED_RETRY) },
+        };
+        (next, text)
+    }
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn text_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Receives until told to stop. Runs on the thread that calls it, and blocks it.
+///
+/// # Errors
+/// See [`Fatal`]: the process must end with a failure.
+pub fn run(
+    settings: Settings,
+    disk: Arc<OsDisk>,
+    scan: Option<Scan>,
+    publisher: Publisher,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), Fatal> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fatal::Runtime)?;
+    let receiver = match scan {
+        Some(scan) => {
+            let identity = scan.identity;
+            Some(Receiver::open(Arc::clone(&disk), identity, Some(scan)).map_err(Fatal::Folder)?)
+        }
+        None => None,
+    };
+    let mut stream = Stream { settings, disk, receiver, publisher, spares: SpareMaker::start().map_err(Fatal::Runtime)?, shutdown };
+    if let Some(receiver) = &stream.receiver {
+        stream.publisher.publish(receiver, Lsn::INVALID);
+    }
+    runtime.block_on(stream.run())
+}
+
+/// One stream: what lasts over its sessions.
+struct Stream {
+    settings: Settings,
+    disk: Arc<OsDisk>,
+    receiver: Option<Receiver<OsDisk>>,
+    publisher: Publisher,
+    spares: SpareMaker,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Stream {
+    async fn run(&mut self) -> Result<(), Fatal> {
+        let mut wait = RETRY_FIRST;
+        loop {
+            let streamed = self.session().await;
+            let made_progress = self.receiver.as_ref().and_then(Receiver::ledger).is_some();
+            self.close_session()?;
+            let Err(end) = streamed else { continue };
+            let (next, text) = end.next();
+            match next {
+                Next::Stop => return Ok(()),
+                Next::End(fatal) => return Err(fatal),
+                Next::StandStill => {
+                    error!(problem = text, "the stream is stopped for good; what is held stays, and is served");
+                    self.publisher.condition(State::Diverged, Some(text));
+                    stopped(&mut self.shutdown).await;
+                    return Ok(());
+                }
+                Next::TryAgain { state, wait: fixed } => {
+                    wait = if made_progress { RETRY_FIRST } else { wait };
+                    let pause = fixed.unwrap_or(wait);
+                    warn!(problem = text, again_in_ms = pause.as_millis() as u64, "no WAL is received");
+                    self.publisher.condition(state, Some(text));
+                    self.publisher.connected_again();
+                    if tokio::time::timeout(pause, stopped(&mut self.shutdown)).await.is_ok() {
+                        return Ok(());
+                    }
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    /// Keeps what the session wrote: it may have been reported as written, and the primary may not have it for long.
+    fn close_session(&mut self) -> Result<(), Fatal> {
+        let Some(receiver) = &mut self.receiver else { return Ok(()) };
+        if receiver.ledger().is_some() {
+            let done = receiver.begin_flush().run().map_err(Fatal::Fsync)?;
+            receiver.finish_flush(&done);
+            self.publisher.sealed(&done.sealed);
+            self.publisher.publish(receiver, Lsn::INVALID);
+            self.publisher.facts(receiver.take_facts());
+            receiver.end_session();
+        }
+        Ok(())
+    }
+
+    /// Connects and receives, one timeline after another, until something ends it.
+    async fn session(&mut self) -> Result<(), SessionEnd> {
+        let mut shutdown = self.shutdown.clone();
+        let connecting = async {
+            let mut client = source::connect(&self.settings.upstream, Mode::Physical).await?;
+            check_version(&client)?;
+            let server = self.identify(&mut client).await?;
+            Ok::<_, SessionEnd>((client, server))
+        };
+        let (mut client, server) = tokio::select! {
+            () = stopped(&mut shutdown) => return Err(SessionEnd::Shutdown),
+            connected = connecting => connected?,
+        };
+        let history = self.fetch_history(&mut client, server.timeline).await?;
+        let identity = Identity { system_id: server.system_id, segment_size: server.segment_size };
+        if self.receiver.is_none() {
+            self.receiver = Some(Receiver::open(Arc::clone(&self.disk), identity, None).map_err(Fatal::Folder)?);
+            self.publisher.identity(identity);
+        }
+        let Some(receiver) = &self.receiver else { unreachable!("made above") };
+        let mut start = receiver.plan(&server, history.as_ref())?;
+        loop {
+            let stream;
+            (stream, start) = self.start(client, start).await?;
+            info!(slot = self.settings.slot, timeline = start.timeline.get(), at = %start.at, "streaming");
+            let Some(receiver) = &mut self.receiver else { unreachable!("made above") };
+            receiver.begin(start, self.settings.apply);
+            self.publisher.condition(State::Streaming, None);
+            let stream = self.pump(stream, server.flushed).await?;
+            (client, start) = self.next_timeline(stream).await?;
+        }
+    }
+
+    /// Starts replication; where the primary no longer has the WAL at `start`, from later WAL if what is between is held.
+    async fn start(&mut self, client: Client, start: Start) -> Result<(CopyStream, Start), SessionEnd> {
+        let slot = Some(self.settings.slot.as_str());
+        match client.start_physical(slot, start.at, start.timeline).await {
+            Ok(stream) => Ok((stream, start)),
+            Err(refused) if refused.class() == Class::WalRemoved => {
+                let later = self.receiver.as_ref().and_then(|receiver| receiver.fallback(start)).ok_or(refused)?;
+                info!(wanted = %start.at, from = %later.at, "the primary no longer has the first WAL wanted; going on from what is held");
+                let client = source::connect(&self.settings.upstream, Mode::Physical).await?;
+                Ok((client.start_physical(slot, later.at, later.timeline).await?, later))
+            }
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    async fn next_timeline(&mut self, stream: CopyStream) -> Result<(Client, Start), SessionEnd> {
+        let Some(receiver) = &mut self.receiver else { unreachable!("a stream has a receiver") };
+        let ended = receiver.held().map(|held| (held.timeline, held.end));
+        let (mut client, next) = stream.finish().await?;
+        let next = next.ok_or_else(|| SessionEnd::Setting("the primary ended the stream without a next timeline: it is shutting down".into()))?;
+        self.fetch_history(&mut client, next.timeline).await?;
+        let Some(receiver) = &mut self.receiver else { unreachable!("a stream has a receiver") };
+        let start = receiver.end_timeline(next.timeline, next.start)?;
+        info!(timeline = next.timeline.get(), switchpoint = %next.start, "the primary's timeline ended; following the next");
+        if let Some((timeline, end)) = ended {
+            self.publisher.timeline_ended(timeline, end.min(next.start));
+        }
+        Ok((client, start))
+    }
+
+    /// What the primary says of itself; makes the slot if there is none.
+    async fn identify(&self, client: &mut Client) -> Result<Server, SessionEnd> {
+        let system = client.identify_system().await?;
+        let size = client.show("wal_segment_size").await?;
+        let segment_size = parse_segment_size(&size).ok_or_else(|| SessionEnd::Setting(format!("the upstream's wal_segment_size is {size:?}: no size known here")))?;
+        let slot = &self.settings.slot;
+        if client.read_slot(slot).await?.is_none() {
+            if !self.settings.create_slot {
+                return Err(SessionEnd::Setting(format!(
+                    "the upstream has no physical replication slot {slot:?} (--slot). Create it with SELECT pg_create_physical_replication_slot('{slot}', true), \
+                     or leave out --no-create-slot"
+                )));
+            }
+            client.create_physical_slot(slot, true).await?;
+            info!(slot, "created the replication slot");
+        }
+        let reserved = client.read_slot(slot).await?.and_then(|slot| Some((slot.restart_lsn?, slot.restart_timeline?)));
+        Ok(Server { system_id: system.system_id, segment_size, timeline: system.timeline, flushed: system.flushed, reserved })
+    }
+
+    /// Fetches the history of a timeline, and keeps its file.
+    async fn fetch_history(&mut self, client: &mut Client, timeline: Timeline) -> Result<Option<History>, SessionEnd> {
+        if timeline == Timeline::FIRST {
+            return Ok(None);
+        }
+        let (name, content) = client.timeline_history(timeline).await?;
+        let wanted = WalFile::History(timeline).name();
+        let parsed = if name == wanted { History::parse(timeline, &content) } else { return Err(SessionEnd::Setting(format!("the upstream names the history of timeline {timeline} {name:?}"))) };
+        let history = parsed.map_err(|error| SessionEnd::Setting(format!("the upstream's {name} can't be read: {error}")))?;
+        self.keep_history(timeline, &wanted, &content)?;
+        Ok(Some(history))
+    }
+
+    fn keep_history(&self, timeline: Timeline, name: &str, content: &[u8]) -> Result<(), SessionEnd> {
+        match std::fs::read(self.settings.data_dir.join(name)) {
+            Ok(held) if held == content => {}
+            Ok(_) => {
+                return Err(SessionEnd::OtherHistory(format!(
+                    "divergence: the upstream's {name} differs from the one held: its timeline {timeline} is another one. Both are kept, nothing is received \
+                     from it. To follow it all the same, start with an empty data folder and keep this one"
+                )));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                walbus::disk::write_whole(&*self.disk, name, content).map_err(Fatal::Folder)?;
+            }
+            Err(error) => return Err(Fatal::Folder(error).into()),
+        }
+        self.publisher.history(timeline);
+        Ok(())
+    }
+}
+
+fn check_version(client: &Client) -> Result<(), SessionEnd> {
+    let version = client.parameter_status("server_version").unwrap_or_default();
+    let major = version.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse::<u32>().ok());
+    if !major.is_some_and(|major| (VERSION_MIN..=VERSION_MAX).contains(&major)) {
+        return Err(SessionEnd::Setting(format!("the upstream runs PostgreSQL {version:?}: this program knows {VERSION_MIN} to {VERSION_MAX}")));
+    }
+    if client.parameter_status("integer_datetimes") != Some("on") {
+        return Err(SessionEnd::Setting("the upstream was built without integer_datetimes: its times can't be read".into()));
+    }
+    Ok(())
+}
+
+/// `16MB`, `1GB`: as `SHOW wal_segment_size` has it.
+fn parse_segment_size(text: &str) -> Option<SegmentSize> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "B" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return None,
+    };
+    SegmentSize::new(digits.parse::<u64>().ok()?.checked_mul(unit)?).ok()
+}
+
+/// Waits until the process is to stop. Cancellation-safe.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error says that nobody can ask any more: that is a stop as well.
+    drop(shutdown.wait_for(|stop| *stop).await);
+}

@@ -1,0 +1,199 @@
+//! The hot path: take what has arrived, write it, say so, make it durable, say so.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+use walbus::Lsn;
+use walbus::disk::OsDisk;
+use walbus::proto::replication::StandbyStatus;
+use walbus::receive::{Blocked, Receiver, Taken};
+use walbus::source::{CopyStream, Event};
+
+use super::{Fatal, SessionEnd, Stream, stopped};
+use crate::api::State;
+
+/// How much is taken before it is made durable, however much more waits: bounds what a failure takes back, and the memory that the kernel
+/// holds as dirty pages.
+const BATCH_BYTES: usize = 4 << 20;
+/// How often room on the disk is looked for.
+const ROOM_RETRY: Duration = Duration::from_millis(500);
+
+/// WAL that has arrived and can't be written yet.
+struct Waiting {
+    at: Lsn,
+    data: Bytes,
+}
+
+/// What the pump knows besides the receiver.
+struct Pump {
+    server_end: Lsn,
+    waiting: Option<Waiting>,
+    reply_wanted: bool,
+    next_status: Instant,
+    retry_spare_at: Option<Instant>,
+    disk_full: bool,
+}
+
+impl Stream {
+    /// Receives until the timeline ends; gives the stream back for what comes then.
+    pub(super) async fn pump(&mut self, mut stream: CopyStream, server_end: Lsn) -> Result<CopyStream, SessionEnd> {
+        let mut pump = Pump {
+            server_end,
+            waiting: None,
+            reply_wanted: false,
+            next_status: now() + self.settings.status_interval,
+            retry_spare_at: None,
+            disk_full: false,
+        };
+        let mut shutdown = self.shutdown.clone();
+        loop {
+            self.order_spares(&pump);
+            tokio::select! {
+                // In order: what must not starve comes before what can be ready for ever.
+                biased;
+                () = stopped(&mut shutdown) => {
+                    self.flush(&mut pump, &mut stream).await?;
+                    return Err(SessionEnd::Shutdown);
+                }
+                made = self.spares.made() => self.spare_made(&mut pump, made)?,
+                () = sleep_until(pump.retry_spare_at.unwrap_or(pump.next_status)), if pump.retry_spare_at.is_some() => {
+                    pump.retry_spare_at = None;
+                    self.take_waiting(&mut pump)?;
+                }
+                event = stream.next(), if pump.waiting.is_none() => {
+                    if self.take_batch(&mut pump, &mut stream, event?)? {
+                        self.flush(&mut pump, &mut stream).await?;
+                        return Ok(stream);
+                    }
+                }
+                () = sleep_until(pump.next_status) => pump.reply_wanted = true,
+            }
+            self.report(&mut pump, &mut stream).await?;
+            self.flush(&mut pump, &mut stream).await?;
+        }
+    }
+
+    fn receiver(&mut self) -> &mut Receiver<OsDisk> {
+        self.receiver.as_mut().expect("a stream has a receiver")
+    }
+
+    /// Takes an event and all that has arrived behind it. Says whether the timeline has ended.
+    fn take_batch(&mut self, pump: &mut Pump, stream: &mut CopyStream, first: Event) -> Result<bool, SessionEnd> {
+        let mut next = Some(first);
+        let mut bytes = 0;
+        while let Some(event) = next {
+            match event {
+                Event::End => return Ok(true),
+                Event::Keepalive(keepalive) => {
+                    pump.server_end = pump.server_end.max(keepalive.server_end);
+                    pump.reply_wanted |= keepalive.reply_requested;
+                }
+                Event::Wal(wal) => {
+                    pump.server_end = pump.server_end.max(wal.server_end);
+                    bytes += wal.data.len();
+                    self.take(pump, wal.start, wal.data)?;
+                }
+            }
+            if bytes >= BATCH_BYTES || pump.waiting.is_some() {
+                break;
+            }
+            next = stream.try_next()?;
+        }
+        Ok(false)
+    }
+
+    fn take(&mut self, pump: &mut Pump, at: Lsn, data: Bytes) -> Result<(), SessionEnd> {
+        let Taken::UpTo(taken, blocked) = self.receiver().handle_wal(at, &data)? else { return Ok(()) };
+        pump.waiting = Some(Waiting { at: Lsn(at.0 + taken as u64), data: data.slice(taken..) });
+        if let Blocked::Full(error) = blocked {
+            self.no_room(pump, &error);
+        }
+        Ok(())
+    }
+
+    fn take_waiting(&mut self, pump: &mut Pump) -> Result<(), SessionEnd> {
+        let Some(waiting) = pump.waiting.take() else { return Ok(()) };
+        self.take(pump, waiting.at, waiting.data)?;
+        if pump.waiting.is_none() && pump.disk_full {
+            pump.disk_full = false;
+            info!("there is room on the disk again; receiving and acknowledging");
+            self.publisher.condition(State::Streaming, None);
+        }
+        Ok(())
+    }
+
+    fn order_spares(&mut self, pump: &Pump) {
+        if pump.retry_spare_at.is_none()
+            && let Some(receiver) = &mut self.receiver
+        {
+            self.spares.order(receiver.log_mut());
+        }
+    }
+
+    fn spare_made(&mut self, pump: &mut Pump, made: std::io::Result<super::spares::MadeSpare>) -> Result<(), SessionEnd> {
+        match made {
+            Ok(spare) => {
+                self.receiver().log_mut().add_spare(spare);
+                self.take_waiting(pump)
+            }
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
+                self.no_room(pump, &error);
+                Ok(())
+            }
+            Err(error) => Err(Fatal::Folder(error).into()),
+        }
+    }
+
+    /// There is no room. While the segment being received has some of its own, that is a warning; then nothing more is acknowledged.
+    fn no_room(&mut self, pump: &mut Pump, error: &std::io::Error) {
+        pump.retry_spare_at = Some(now() + ROOM_RETRY);
+        if pump.waiting.is_some() && !pump.disk_full {
+            pump.disk_full = true;
+            warn!(%error, "the disk of --data-dir is full: nothing more is acknowledged until there is room");
+        }
+        if pump.disk_full {
+            let problem = format!(
+                "the disk of --data-dir is full ({error}): nothing more is acknowledged, and synchronous commits on the primary wait. Make room there, or \
+                 set --keep-size; receiving goes on by itself"
+            );
+            self.publisher.condition(State::DiskFull, Some(problem));
+        }
+    }
+
+    /// Tells the primary what is written, if that has moved or it asked.
+    async fn report(&mut self, pump: &mut Pump, stream: &mut CopyStream) -> Result<(), SessionEnd> {
+        let ledger = self.receiver().ledger_mut().expect("a pump has a session");
+        let moved = ledger.poll_report();
+        if let Some(report) = moved.or_else(|| pump.reply_wanted.then(|| ledger.report())) {
+            pump.reply_wanted = false;
+            pump.next_status = now() + self.settings.status_interval;
+            let status = StandbyStatus { write: report.write, flush: report.flush, apply: report.apply, time: self.publisher.now(), reply_requested: false };
+            stream.send_status(&status).await;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was taken, and tells the primary.
+    async fn flush(&mut self, pump: &mut Pump, stream: &mut CopyStream) -> Result<(), SessionEnd> {
+        if self.receiver().needs_flush() {
+            let job = self.receiver().begin_flush();
+            let done = self.publisher.timed_flush(job).map_err(Fatal::Fsync)?;
+            self.receiver().finish_flush(&done);
+            self.report(pump, stream).await?;
+            let facts = if done.sealed.is_empty() { Vec::new() } else { self.receiver().take_facts() };
+            self.publisher.sealed(&done.sealed);
+            self.publisher.facts(facts);
+            self.publisher.keep_index(&done.sealed);
+        }
+        if let Some(receiver) = &self.receiver {
+            self.publisher.publish(receiver, pump.server_end);
+        }
+        Ok(())
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
