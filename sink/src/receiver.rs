@@ -19,7 +19,7 @@ use walbus::conninfo;
 use walbus::disk::OsDisk;
 use walbus::ledger::ApplyAs;
 use walbus::proto::history::History;
-use walbus::receive::{Identity, Receiver, ReceiveError, Refusal, Scan, Server, Start};
+use walbus::receive::{Identity, ReceiveError, Receiver, Refusal, Scan, Server, Start};
 use walbus::source::{self, Class, Client, CopyStream, Mode, SourceError};
 use walbus::{Lsn, SegmentSize, Timeline, WalFile};
 
@@ -131,7 +131,9 @@ impl SessionEnd {
             Self::Refused(Refusal::Behind { .. }) => Next::TryAgain { state: State::UpstreamBehind, wait: None },
             Self::Receive(_) => Next::TryAgain { state: State::Connecting, wait: None },
             Self::Source(error) if error.is_retryable() => Next::TryAgain { state: State::Connecting, wait: None },
-            Self::Refused(_) | Self::Setting(_) | Self::Source(_) => Next::TryAgain { state: State::Refused, wait: Some(REFUSED_RETRY) },
+            Self::Refused(_) | Self::Setting(_) | Self::Source(_) => {
+                Next::TryAgain { state: State::Refused, wait: Some(REFUSED_RETRY) }
+            }
         };
         (next, text)
     }
@@ -170,7 +172,8 @@ pub fn run(
         }
         None => None,
     };
-    let mut stream = Stream { settings, disk, receiver, publisher, spares: SpareMaker::start().map_err(Fatal::Runtime)?, shutdown };
+    let mut stream =
+        Stream { settings, disk, receiver, publisher, spares: SpareMaker::start().map_err(Fatal::Runtime)?, shutdown, later: None };
     if let Some(receiver) = &stream.receiver {
         stream.publisher.publish(receiver, Lsn::INVALID);
     }
@@ -185,6 +188,8 @@ struct Stream {
     publisher: Publisher,
     spares: SpareMaker,
     shutdown: watch::Receiver<bool>,
+    /// Where the next session starts at the earliest.
+    later: Option<Start>,
 }
 
 impl Stream {
@@ -195,6 +200,9 @@ impl Stream {
             let made_progress = self.receiver.as_ref().and_then(Receiver::ledger).is_some();
             self.close_session()?;
             let Err(end) = streamed else { continue };
+            if self.later.is_some() {
+                continue;
+            }
             let (next, text) = end.next();
             match next {
                 Next::Stop => return Ok(()),
@@ -255,38 +263,35 @@ impl Stream {
         }
         let Some(receiver) = &self.receiver else { unreachable!("made above") };
         let mut start = receiver.plan(&server, history.as_ref())?;
+        if let Some(later) = self.later.take().filter(|later| later.timeline == start.timeline && later.at > start.at) {
+            info!(wanted = %start.at, from = %later.at, "the primary no longer has the first WAL wanted; going on from what is held");
+            start = later;
+        }
         loop {
-            let stream;
-            (stream, start) = self.start(client, start).await?;
+            let stream = client.start_physical(Some(&self.settings.slot), start.at, start.timeline).await?;
             info!(slot = self.settings.slot, timeline = start.timeline.get(), at = %start.at, "streaming");
             let Some(receiver) = &mut self.receiver else { unreachable!("made above") };
             receiver.begin(start, self.settings.apply);
-            self.publisher.condition(State::Streaming, None);
-            let stream = self.pump(stream, server.flushed).await?;
+            let stream = self.pump(stream, server.flushed).await.inspect_err(|end| self.later = self.start_later(start, end))?;
             (client, start) = self.next_timeline(stream).await?;
         }
     }
 
-    /// Starts replication; where the primary no longer has the WAL at `start`, from later WAL if what is between is held.
-    async fn start(&mut self, client: Client, start: Start) -> Result<(CopyStream, Start), SessionEnd> {
-        let slot = Some(self.settings.slot.as_str());
-        match client.start_physical(slot, start.at, start.timeline).await {
-            Ok(stream) => Ok((stream, start)),
-            Err(refused) if refused.class() == Class::WalRemoved => {
-                let later = self.receiver.as_ref().and_then(|receiver| receiver.fallback(start)).ok_or(refused)?;
-                info!(wanted = %start.at, from = %later.at, "the primary no longer has the first WAL wanted; going on from what is held");
-                let client = source::connect(&self.settings.upstream, Mode::Physical).await?;
-                Ok((client.start_physical(slot, later.at, later.timeline).await?, later))
-            }
-            Err(refused) => Err(refused.into()),
-        }
+    /// Where to start again when the primary no longer has the WAL that was asked for, if what is between is held. It says so in the stream's
+    /// first message.
+    fn start_later(&self, start: Start, end: &SessionEnd) -> Option<Start> {
+        let removed = matches!(end, SessionEnd::Source(error) if error.class() == Class::WalRemoved);
+        let receiver = self.receiver.as_ref().filter(|_| removed)?;
+        receiver.ledger().is_some_and(|ledger| ledger.received() == start.at).then(|| receiver.fallback(start)).flatten()
     }
 
     async fn next_timeline(&mut self, stream: CopyStream) -> Result<(Client, Start), SessionEnd> {
         let Some(receiver) = &mut self.receiver else { unreachable!("a stream has a receiver") };
         let ended = receiver.held().map(|held| (held.timeline, held.end));
         let (mut client, next) = stream.finish().await?;
-        let next = next.ok_or_else(|| SessionEnd::Setting("the primary ended the stream without a next timeline: it is shutting down".into()))?;
+        let next = next.ok_or_else(|| {
+            SessionEnd::Setting("the primary ended the stream without a next timeline: it is shutting down".into())
+        })?;
         self.fetch_history(&mut client, next.timeline).await?;
         let Some(receiver) = &mut self.receiver else { unreachable!("a stream has a receiver") };
         let start = receiver.end_timeline(next.timeline, next.start)?;
@@ -301,7 +306,8 @@ impl Stream {
     async fn identify(&self, client: &mut Client) -> Result<Server, SessionEnd> {
         let system = client.identify_system().await?;
         let size = client.show("wal_segment_size").await?;
-        let segment_size = parse_segment_size(&size).ok_or_else(|| SessionEnd::Setting(format!("the upstream's wal_segment_size is {size:?}: no size known here")))?;
+        let segment_size = parse_segment_size(&size)
+            .ok_or_else(|| SessionEnd::Setting(format!("the upstream's wal_segment_size is {size:?}: no size known here")))?;
         let slot = &self.settings.slot;
         if client.read_slot(slot).await?.is_none() {
             if !self.settings.create_slot {
@@ -324,7 +330,11 @@ impl Stream {
         }
         let (name, content) = client.timeline_history(timeline).await?;
         let wanted = WalFile::History(timeline).name();
-        let parsed = if name == wanted { History::parse(timeline, &content) } else { return Err(SessionEnd::Setting(format!("the upstream names the history of timeline {timeline} {name:?}"))) };
+        let parsed = if name == wanted {
+            History::parse(timeline, &content)
+        } else {
+            return Err(SessionEnd::Setting(format!("the upstream names the history of timeline {timeline} {name:?}")));
+        };
         let history = parsed.map_err(|error| SessionEnd::Setting(format!("the upstream's {name} can't be read: {error}")))?;
         self.keep_history(timeline, &wanted, &content)?;
         Ok(Some(history))
@@ -353,7 +363,9 @@ fn check_version(client: &Client) -> Result<(), SessionEnd> {
     let version = client.parameter_status("server_version").unwrap_or_default();
     let major = version.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse::<u32>().ok());
     if !major.is_some_and(|major| (VERSION_MIN..=VERSION_MAX).contains(&major)) {
-        return Err(SessionEnd::Setting(format!("the upstream runs PostgreSQL {version:?}: this program knows {VERSION_MIN} to {VERSION_MAX}")));
+        return Err(SessionEnd::Setting(format!(
+            "the upstream runs PostgreSQL {version:?}: this program knows {VERSION_MIN} to {VERSION_MAX}"
+        )));
     }
     if client.parameter_status("integer_datetimes") != Some("on") {
         return Err(SessionEnd::Setting("the upstream was built without integer_datetimes: its times can't be read".into()));

@@ -22,12 +22,12 @@ use walbus::{Segment, Timeline, WalFile};
 
 use crate::config::{Ack, DEFAULT_APPLICATION_NAME, LogFormat, ServeArgs, ServeConfig};
 use crate::facts::Indexer;
+use crate::https;
 use crate::lock::FolderLock;
 use crate::metrics::Metrics;
 use crate::receiver::{self, Fatal, Publisher, Settings};
 use crate::retention;
 use crate::state::{Catalog, Held, StreamState};
-use crate::https;
 
 /// The time for one address of the primary to answer, where the connection string does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -175,7 +175,11 @@ fn tell_what_is_held(scan: Option<&Scan>) {
     let held = scan.held;
     info!(system_id = %scan.identity.system_id, timeline = held.timeline.get(), complete = %held.complete, segments = scan.segments.len(), "WAL is held");
     if let Some(damaged) = &scan.damaged {
-        error!(segment = damaged.name, problem = damaged.problem, "a whole segment is damaged: run `beyond-pg-sink check` on the data folder");
+        error!(
+            segment = damaged.name,
+            problem = damaged.problem,
+            "a whole segment is damaged: run `beyond-pg-sink check` on the data folder"
+        );
     }
 }
 
@@ -216,7 +220,8 @@ fn history_of(disk: &OsDisk, timeline: Timeline) -> Option<History> {
 
 /// Removes what need not be kept, every few seconds until told to stop.
 async fn retain(config: ServeConfig, disk: Arc<OsDisk>, state: Arc<StreamState>, mut stopping: watch::Receiver<bool>) {
-    let policy = retention::Policy { size_bytes_max: config.keep.size, age_max: config.keep.age, segments_min: config.keep.segments };
+    let policy =
+        retention::Policy { size_bytes_max: config.keep.size, age_max: config.keep.age, segments_min: config.keep.segments };
     loop {
         let stopped = stopping.wait_for(|stop| *stop);
         if tokio::time::timeout(RETENTION_INTERVAL, stopped).await.is_ok() {

@@ -79,11 +79,11 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     /// would answer that all is well.
     fn sync(&self) -> io::Result<()>;
 
-    /// The file's size in bytes.
+    /// The file's length in bytes.
     ///
     /// # Errors
     /// Of the operating system.
-    fn size(&self) -> io::Result<u64>;
+    fn len(&self) -> io::Result<u64>;
 }
 
 /// Writes a whole small file so that, killed at any moment, either the old content or the new one is there, and the new one is

@@ -17,7 +17,6 @@
 //! then for each session [`Receiver::plan`], [`Receiver::begin`], and as WAL comes [`Receiver::handle_wal`]; whenever it suits,
 //! [`Receiver::begin_flush`], [`FlushJob::run`], [`Receiver::finish_flush`]; at the end of a timeline [`Receiver::end_timeline`].
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -125,7 +124,7 @@ pub struct Receiver<D: Disk> {
     held: Option<Held>,
     session: Option<Session<D>>,
     /// Decoders as they stood at the last segment starts, to begin a session there.
-    checkpoints: VecDeque<Decoder>,
+    checkpoints: Vec<Decoder>,
     /// What was found in the WAL since the last [`Receiver::take_facts`], by segment; the last one is being received.
     facts: Vec<(Segment, SegmentFacts)>,
     /// What is held when the flush is done that is under way.
@@ -156,7 +155,7 @@ impl<D: Disk> Receiver<D> {
     /// Where the folder can't be changed, or what was scanned can't be made durable.
     pub fn open(disk: Arc<D>, identity: Identity, scan: Option<Scan>) -> io::Result<Self> {
         let log = Log::open(Arc::clone(&disk), identity.segment_size)?;
-        let mut checkpoints = VecDeque::new();
+        let mut checkpoints = Vec::new();
         let held = match scan {
             Some(scan) => {
                 scan.make_durable(&*disk, identity.segment_size)?;
@@ -232,12 +231,10 @@ impl<D: Disk> Receiver<D> {
         self.flushing = None;
     }
 
-    fn decoder_at(&mut self, start: Start) -> Decoder {
+    fn decoder_at(&self, start: Start) -> Decoder {
         let known = self.checkpoints.iter().find(|decoder| decoder.position() == start.at).cloned();
         let mut decoder = known.unwrap_or_else(|| decoder(self.identity, start.timeline, start.at));
         decoder.set_timeline(start.timeline);
-        self.checkpoints.retain(|kept| kept.position() < start.at);
-        self.checkpoints.push_back(decoder.clone());
         decoder
     }
 
@@ -320,11 +317,13 @@ impl<D: Disk> Receiver<D> {
             session.ledger.handle_proved();
         }
         let position = session.decoder.position();
-        if size.offset(position) == 0 && self.checkpoints.back().is_none_or(|kept| kept.position() < position) {
-            // The next session starts where the record in progress does, or else here: see `plan` and `fallback`.
+        if size.offset(position) == 0 {
+            // The next session starts where the record in progress does, or else here: see `plan` and `fallback`. One that starts again at
+            // held WAL still needs the decoder at its end.
             let start = size.floor(session.decoder.complete_end());
-            self.checkpoints.retain(|kept| kept.position() == start);
-            self.checkpoints.push_back(session.decoder.clone());
+            self.checkpoints.retain(|kept| kept.position() == start || kept.position() > position);
+            self.checkpoints.retain(|kept| kept.position() != position);
+            self.checkpoints.push(session.decoder.clone());
         }
         Ok(())
     }

@@ -185,7 +185,11 @@ fn entry(segment: Segment, held: &Held, positions: Option<&Positions>, size: Seg
         restore_points: facts
             .restore_points
             .iter()
-            .map(|point| api::RestorePoint { name: point.name.clone(), lsn: point.end.to_string(), time: point.time.to_unix_micros() })
+            .map(|point| api::RestorePoint {
+                name: point.name.clone(),
+                lsn: point.end.to_string(),
+                time: point.time.to_unix_micros(),
+            })
             .collect(),
     })
 }

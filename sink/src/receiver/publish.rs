@@ -87,14 +87,20 @@ impl Publisher {
         }
         let mut catalog = self.state.catalog_mut();
         for segment in segments {
-            catalog.segments.entry(*segment).or_insert_with(|| Held { partial_end: None, facts: SegmentFacts::default() }).partial_end = None;
+            catalog
+                .segments
+                .entry(*segment)
+                .or_insert_with(|| Held { partial_end: None, facts: SegmentFacts::default() })
+                .partial_end = None;
         }
     }
 
     /// A timeline is received to its end: its last segment stays partial.
     pub(super) fn timeline_ended(&self, timeline: Timeline, end: Lsn) {
         let mut catalog = self.state.catalog_mut();
-        if let Some((_, held)) = catalog.segments.iter_mut().rev().find(|(segment, held)| segment.timeline == timeline && held.partial_end.is_some()) {
+        if let Some((_, held)) =
+            catalog.segments.iter_mut().rev().find(|(segment, held)| segment.timeline == timeline && held.partial_end.is_some())
+        {
             held.partial_end = Some(end);
         }
     }

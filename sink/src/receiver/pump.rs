@@ -169,7 +169,13 @@ impl Stream {
         if let Some(report) = moved.or_else(|| pump.reply_wanted.then(|| ledger.report())) {
             pump.reply_wanted = false;
             pump.next_status = now() + self.settings.status_interval;
-            let status = StandbyStatus { write: report.write, flush: report.flush, apply: report.apply, time: self.publisher.now(), reply_requested: false };
+            let status = StandbyStatus {
+                write: report.write,
+                flush: report.flush,
+                apply: report.apply,
+                time: self.publisher.now(),
+                reply_requested: false,
+            };
             stream.send_status(&status).await;
         }
         Ok(())

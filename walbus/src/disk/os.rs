@@ -130,7 +130,7 @@ impl DiskFile for OsFile {
         self.file.sync_data()
     }
 
-    fn size(&self) -> io::Result<u64> {
+    fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 }

@@ -247,7 +247,7 @@ impl Scan {
     /// Where the timeline left its parent, by its history file.
     fn switchpoint<D: Disk>(&self, disk: &D, timeline: Timeline) -> Option<Lsn> {
         let file = self.histories.contains(&timeline).then(|| disk.open(&WalFile::History(timeline).name()).ok()).flatten()?;
-        let mut content = vec![0; usize::try_from(file.size().ok()?).ok()?];
+        let mut content = vec![0; usize::try_from(file.len().ok()?).ok()?];
         file.read_at(&mut content, 0).ok()?;
         History::parse(timeline, &content).ok()?.ancestors().last().map(|parent| parent.end)
     }

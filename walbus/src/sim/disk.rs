@@ -258,7 +258,7 @@ impl DiskFile for SimFile {
         })
     }
 
-    fn size(&self) -> io::Result<u64> {
+    fn len(&self) -> io::Result<u64> {
         Ok(self.with(|state, file| state.files[file].content.len() as u64))
     }
 }
