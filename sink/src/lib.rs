@@ -6,6 +6,7 @@
 //!                    └──────────────▶ state (positions, catalog) ─────┘
 //! ```
 pub mod api;
+pub mod check;
 pub mod client;
 pub mod config;
 pub mod facts;
