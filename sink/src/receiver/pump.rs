@@ -34,6 +34,9 @@ struct Pump {
     next_status: Instant,
     retry_spare_at: Option<Instant>,
     disk_full: bool,
+    /// Whether it was said that this streams. A primary that no longer has the WAL asked for starts a stream all the same, and ends it by an
+    /// error: only what has arrived shows that it has it.
+    streaming: bool,
 }
 
 impl Stream {
@@ -46,7 +49,12 @@ impl Stream {
             next_status: now() + self.settings.status_interval,
             retry_spare_at: None,
             disk_full: false,
+            streaming: false,
         };
+        if self.receiver().ledger().is_some_and(|ledger| ledger.received() >= server_end) {
+            // There is nothing to be sent, and silence may last.
+            self.streams(&mut pump);
+        }
         let mut shutdown = self.shutdown.clone();
         loop {
             self.order_spares(&pump);
@@ -81,6 +89,9 @@ impl Stream {
 
     /// Takes an event and all that has arrived behind it. Says whether the timeline has ended.
     fn take_batch(&mut self, pump: &mut Pump, stream: &mut CopyStream, first: Event) -> Result<bool, SessionEnd> {
+        if !matches!(first, Event::End) {
+            self.streams(pump);
+        }
         let mut next = Some(first);
         let mut bytes = 0;
         while let Some(event) = next {
@@ -102,6 +113,13 @@ impl Stream {
             next = stream.try_next()?;
         }
         Ok(false)
+    }
+
+    fn streams(&self, pump: &mut Pump) {
+        if !pump.streaming {
+            pump.streaming = true;
+            self.publisher.condition(State::Streaming, None);
+        }
     }
 
     fn take(&mut self, pump: &mut Pump, at: Lsn, data: Bytes) -> Result<(), SessionEnd> {

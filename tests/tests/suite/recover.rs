@@ -13,7 +13,8 @@ use sink::config::ClientArgs;
 use sink::https::{self, Limits, Options};
 use sink::metrics::Metrics;
 use sink::recover::{self, RecoverArgs};
-use sink::state::{Catalog, Held, Identity, Positions, SegmentFacts, StreamState};
+use sink::state::{Catalog, Held, Identity, Positions, StreamState};
+use walbus::index::SegmentFacts;
 use walbus::proto::wal::Decoder;
 use walbus::{Lsn, Segment, Timeline, WalFile};
 
