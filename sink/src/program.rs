@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::check::CheckArgs;
 use crate::config::ServeArgs;
 use crate::recover::RecoverArgs;
 use crate::status::StatusArgs;
@@ -22,6 +23,8 @@ struct Program {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Prove a folder of WAL offline, and print what it holds.
+    Check(CheckArgs),
     /// Give a data folder the WAL that it lacks and the sink has, or prove after its start that it has it.
     Recover(Box<RecoverArgs>),
     /// Receive WAL from a primary, acknowledge it, and serve it over HTTPS.
@@ -37,6 +40,7 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let done = match Program::parse().command {
+        Command::Check(args) => crate::check::run(&args),
         Command::Recover(args) => wait_for(crate::recover::run(*args)),
         Command::Serve(args) => crate::serve::run(&args),
         Command::Status(args) => wait_for(crate::status::run(args)),
