@@ -159,6 +159,14 @@ impl FailingSync {
     pub fn fail(&self) -> Result<()> {
         File::create(&self.trigger).map(drop).context("make the trigger")
     }
+
+    /// From now on, none fails.
+    ///
+    /// # Errors
+    /// Where the file that said so can't be removed.
+    pub fn mend(&self) -> Result<()> {
+        std::fs::remove_file(&self.trigger).context("remove the trigger")
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@
 //! root, and such tests say so where they are skipped.
 
 pub mod account;
+pub mod compare;
+pub mod crash;
 pub mod disk;
 pub mod ledger;
 mod port;
@@ -24,8 +26,10 @@ mod scratch;
 pub mod sink;
 pub mod tls;
 mod wait;
+pub mod walsender;
 
 pub use account::Account;
+pub use compare::{Held, compare, download};
 pub use disk::{FailingSync, FullDisk};
 pub use ledger::Ledger;
 pub use postgres::{Auth, Postgres, Snapshot, StopMode};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use walbus::{Segment, SegmentName, SegmentSize, Timeline};
+use walbus::{Lsn, Segment, SegmentName, SegmentSize, Timeline};
 
 use crate::port::Port;
 use crate::process::Process;
@@ -135,25 +135,20 @@ impl Postgres {
         command
     }
 
-    /// Prints WAL of its version: what `pg_waldump` says of the segments in `folder` from `first` to `last`.
+    /// Reads WAL by the `pg_waldump` of its version: the segments in `folder` from `first` to `last`, of one timeline.
     ///
     /// # Errors
-    /// Where it fails: an error within the WAL is told from the end of WAL, which ends the reading of every tail and is no failure.
-    pub async fn waldump(&self, folder: &Path, first: &SegmentName, last: &SegmentName) -> Result<String> {
+    /// Where the program fails. That it finds the end of WAL before the end of the last segment is no failure.
+    pub async fn waldump(&self, folder: &Path, first: &SegmentName, last: &SegmentName) -> Result<WalDump> {
         let mut command = self.program("pg_waldump");
         command.arg("-p").arg(folder).arg(first.as_str()).arg(last.as_str());
         let output = program::output(command).await?;
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        // What a reader finds where WAL ends.
-        let end = |line: &str| {
-            ["invalid record length", "invalid magic number 0000", "record with incorrect prev-link", "unexpected pageaddr"]
-                .iter()
-                .any(|text| line.contains(text))
-        };
-        if let Some(line) = errors.lines().find(|line| line.contains("error:") && !end(line)) {
-            bail!("pg_waldump of {} from {first} to {last}: {line}", folder.display());
+        let stopped = String::from_utf8_lossy(&output.stderr).lines().find(|line| line.contains("error:")).map(str::to_owned);
+        let records = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() && stopped.is_none() {
+            bail!("pg_waldump of {}: {}", folder.display(), output.status);
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(WalDump { records, stopped })
     }
 
     /// The segments in its WAL folder, in order.
@@ -197,6 +192,26 @@ impl Postgres {
         let text = program::run(command).await?;
         let line = text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(':'));
         Ok(line.with_context(|| format!("pg_controldata has no line {label:?}"))?.trim().to_owned())
+    }
+}
+
+/// What `pg_waldump` read.
+#[derive(Debug, Clone)]
+pub struct WalDump {
+    /// One line a record.
+    pub records: String,
+    /// Why it stopped, where it did so before the end of the last segment.
+    pub stopped: Option<String>,
+}
+
+impl WalDump {
+    /// The end of the last record that could be read, where the reading stopped behind one: WAL that ends is zeros there.
+    #[must_use]
+    pub fn end(&self) -> Option<Lsn> {
+        // "... at 0/1000180: expected at least 24, got 0", and before 16 "... at 0/1000180: wanted 24, got 0".
+        let (_, rest) = self.stopped.as_ref()?.split_once("invalid record length at ")?;
+        let (lsn, rest) = rest.split_once(':')?;
+        if rest.trim_end().ends_with("got 0") { lsn.parse().ok() } else { None }
     }
 }
 

@@ -17,9 +17,9 @@ use crate::scratch::Scratch;
 use crate::wait::{DEADLINE, eventually};
 
 /// What a sink names itself to its primary unless told otherwise: what `synchronous_standby_names` has to hold.
-pub const APPLICATION_NAME: &str = "sink";
+pub const APPLICATION_NAME: &str = "beyond-pg-sink";
 
-/// The slot that a sink makes and uses unless told otherwise.
+/// The slot that a sink of the harness makes and uses unless told otherwise.
 pub const SLOT: &str = "sink";
 
 /// What a sink prints when it answers, before its URL.
@@ -50,14 +50,9 @@ impl Sink {
     /// Where no folder can be made.
     pub fn new(upstream: &str) -> Result<Self> {
         let scratch = Scratch::new()?;
-        let upstream = if upstream.contains("application_name") {
-            upstream.to_owned()
-        } else {
-            format!("{upstream} application_name={APPLICATION_NAME}")
-        };
         Ok(Self {
             process: None,
-            upstream,
+            upstream: upstream.to_owned(),
             slot: SLOT.to_owned(),
             data: scratch.path().join("wal"),
             log: scratch.path().join("sink.log"),
@@ -104,7 +99,7 @@ impl Sink {
 
     /// Another upstream, from the next start on.
     pub fn set_upstream(&mut self, upstream: &str) -> &mut Self {
-        self.upstream = format!("{upstream} application_name={APPLICATION_NAME}");
+        upstream.clone_into(&mut self.upstream);
         self
     }
 

@@ -1,6 +1,12 @@
 //! The end-to-end suite: one program, so that it is linked once.
 
 mod suite {
+    mod bytes;
+    mod crash;
+    mod divergence;
+    mod faults;
+    mod garbage;
     mod harness;
     mod recover;
+    mod refusals;
 }

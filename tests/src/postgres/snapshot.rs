@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
+use walbus::Lsn;
 
 use super::Postgres;
 use super::template::{copy_folder, remove_folder};
@@ -60,6 +61,22 @@ impl Postgres {
         rustix::fs::rename(&self.data, &lost).context("set the data folder aside")?;
         copy_folder(&snapshot.path, &self.data).await?;
         Ok(lost)
+    }
+
+    /// Removes the segments of its WAL that start at `lsn` or behind it: a disk that lost its newest files.
+    ///
+    /// # Errors
+    /// Where the server runs, or a file can't be removed.
+    pub fn remove_wal_from(&mut self, lsn: Lsn) -> Result<()> {
+        if self.runs() {
+            bail!("the server runs: kill or stop it first");
+        }
+        for segment in self.segments()? {
+            if segment.start(self.segment_size) >= lsn {
+                std::fs::remove_file(self.segment_file(segment)).context("remove a segment")?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a snapshot's files.

@@ -1,8 +1,9 @@
 //! The harness itself, with `pg_receivewal` where the sink would be.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use harness::postgres::VERSIONS;
 use harness::{Ledger, Postgres, StopMode};
+use walbus::{Lsn, Segment};
 
 #[tokio::test]
 async fn every_version_starts_stops_and_starts_again() -> Result<()> {
@@ -54,5 +55,25 @@ async fn a_cluster_goes_from_timeline_to_timeline() -> Result<()> {
     }
     let standby = Postgres::version(18).standby_of(&cluster).await?;
     assert_eq!(standby.value("SELECT pg_is_in_recovery()").await?, "t");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_record_that_a_primary_lost_is_overwritten() -> Result<()> {
+    for version in VERSIONS {
+        let mut cluster = Postgres::version(version).wal_segment_mb(1).setting("wal_keep_size", "64MB").start().await?;
+        let boundary = Lsn(cluster.switch_wal().await?.0 + cluster.segment_size().bytes());
+        cluster.value("SELECT pg_logical_emit_message(true, 'harness', repeat('x', 4000000))").await?;
+        cluster.kill()?;
+        cluster.remove_wal_from(boundary)?;
+        cluster.start().await?;
+        let segments = cluster.segments()?;
+        let last = segments.last().context("there is WAL")?;
+        let first = Segment::containing(last.timeline, Lsn(boundary.0 - 1), cluster.segment_size());
+        let dump = cluster
+            .waldump(&cluster.wal(), &first.name(cluster.segment_size()), &first.next().name(cluster.segment_size()))
+            .await?;
+        ensure!(dump.records.contains("OVERWRITE_CONTRECORD"), "version {version}: {dump:?}");
+    }
     Ok(())
 }
