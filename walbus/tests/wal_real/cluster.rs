@@ -19,13 +19,15 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Makes a cluster with these WAL segments and starts it.
     pub(crate) fn start(major: u32, segment_mb: u32) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/postgres");
-        let printed = check(Command::new(script).arg(major.to_string()).output().unwrap());
+        let bin = std::env::var(format!("BEYOND_PG_BIN_{major}")).unwrap_or_else(|_| {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/postgres");
+            check(Command::new(script).arg(major.to_string()).output().unwrap())
+        });
         let folder = tempfile::tempdir().unwrap();
         if is_root() {
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let cluster = Self { major, bin: printed.trim().into(), folder, data: "data" };
+        let cluster = Self { major, bin: bin.trim().into(), folder, data: "data" };
         let data = cluster.data_dir();
         cluster.run(
             "initdb",
