@@ -28,6 +28,7 @@ use crate::api::State;
 mod publish;
 mod pump;
 mod spares;
+mod way_out;
 
 pub use publish::Publisher;
 use spares::SpareMaker;
@@ -121,8 +122,13 @@ enum Next {
 }
 
 impl SessionEnd {
-    fn next(self) -> (Next, String) {
-        let text = text_of(&self);
+    fn next(self, slot: &str) -> (Next, String) {
+        let mut text = text_of(&self);
+        if let Self::Source(error) = &self
+            && let Some(way_out) = way_out::way_out(error, slot)
+        {
+            text = format!("{text}. {way_out}");
+        }
         let next = match self {
             Self::Shutdown => Next::Stop,
             Self::Fatal(fatal) => Next::End(fatal),
@@ -203,7 +209,7 @@ impl Stream {
             if self.later.is_some() {
                 continue;
             }
-            let (next, text) = end.next();
+            let (next, text) = end.next(&self.settings.slot);
             match next {
                 Next::Stop => return Ok(()),
                 Next::End(fatal) => return Err(fatal),

@@ -65,7 +65,8 @@ impl Publisher {
         let (received, written) = receiver.ledger().map_or((held.end, held.end), |ledger| (ledger.received(), ledger.written()));
         let size = receiver.identity().segment_size;
         let tail = Segment::containing(held.timeline, Lsn(held.end.0.saturating_sub(1)), size);
-        if self.tail != Some(tail) {
+        // With nothing received yet, what lies before is not held, and there is no file.
+        if held.end > held.oldest && self.tail != Some(tail) {
             self.tail = Some(tail);
             let partial_end = (tail.end(size) > held.end).then_some(held.end);
             self.state.catalog_mut().segments.entry(tail).or_insert_with(|| Held { partial_end, facts: SegmentFacts::default() });
