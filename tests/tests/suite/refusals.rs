@@ -134,6 +134,7 @@ async fn wal_that_the_primary_has_removed() -> Result<()> {
 async fn segments_of_another_size() -> Result<()> {
     let mut cluster = Postgres::version(18).wal_segment_mb(1).start().await?;
     let mut sink = Sink::of(&cluster).await?;
+    sink.wait_flushed(cluster.flush_lsn().await?).await?;
     ensure!(sink.stop().await?.success());
     cluster.stop(StopMode::Fast).await?;
     let mut reset = cluster.program("pg_resetwal");
