@@ -273,23 +273,24 @@ impl<D: Disk> Log<D> {
         self.open.as_mut().ok_or(WriteError::NoSpare)
     }
 
-    /// Opens `SEG.partial`; takes the final name from a whole `SEG` that is to be written again; or turns a spare into it.
+    /// Takes the final name from a whole `SEG` that is to be written again; opens `SEG.partial`; or turns a spare into it.
     fn find_or_make(&mut self, segment: Segment) -> Result<OpenSegment<D::File>, WriteError> {
         let name = segment.name(self.size).to_string();
         let partial = WalFile::Partial(segment.name(self.size)).name();
         let failed = |source| WriteError::Io { name: name.clone(), source };
         let end = segment.end(self.size);
         let existing = |file| OpenSegment { segment, file: Arc::new(file), zero_from: end, unsynced: false };
-        match self.disk.open(&partial) {
-            Ok(file) => return Ok(existing(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
-        }
+        // The whole one first: where both are there, it is the one that counts.
         match self.disk.open(&name) {
             Ok(file) => {
                 self.rename_in_order(&name, &partial).map_err(failed)?;
                 return Ok(existing(file));
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        match self.disk.open(&partial) {
+            Ok(file) => return Ok(existing(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }

@@ -33,7 +33,7 @@ use crate::segment::{Segment, SegmentSize, WalFile};
 mod plan;
 mod scan;
 
-pub use plan::{Refusal, Server, Start};
+pub use plan::{COMPARED_BYTES_MIN, Refusal, Server, Start};
 pub use scan::{DamagedSegment, OpenError, Scan};
 
 /// Whose WAL a folder holds; fixed by its first segment.
@@ -137,6 +137,8 @@ struct Session<D: Disk> {
     start: Lsn,
     ledger: Ledger,
     decoder: Decoder,
+    /// The end of the last complete record of what was taken whole: the decoder may be ahead of it where an error ended the session.
+    complete: Lsn,
     /// Below this the bytes held must be the same.
     strict_end: Lsn,
     /// Up to here bytes are held; those from `strict_end` on may differ.
@@ -217,11 +219,13 @@ impl<D: Disk> Receiver<D> {
         let held = self.held.filter(|held| held.timeline == start.timeline);
         // Whatever a session left half written is not held: it was never flushed.
         self.log.leave_segment();
+        let decoder = self.decoder_at(start);
         self.session = Some(Session {
             timeline: start.timeline,
             start: start.at,
             ledger: Ledger::new(start.at, apply),
-            decoder: self.decoder_at(start),
+            complete: decoder.complete_end(),
+            decoder,
             strict_end: held.map_or(start.at, |held| held.complete.max(start.at)),
             held_end: held.map_or(start.at, |held| held.end.max(start.at)),
             comparing: None,
@@ -313,7 +317,8 @@ impl<D: Disk> Receiver<D> {
                 }
             }
         })?;
-        if session.decoder.complete_end() > session.start {
+        session.complete = session.decoder.complete_end();
+        if session.complete > session.start {
             session.ledger.handle_proved();
         }
         let position = session.decoder.position();
@@ -342,7 +347,7 @@ impl<D: Disk> Receiver<D> {
         self.flushing = Some(Held {
             timeline: session.timeline,
             oldest: session.start,
-            complete: session.decoder.complete_end().min(session.ledger.written()),
+            complete: session.complete,
             end: session.ledger.written(),
         });
         self.log.begin_flush()
@@ -414,12 +419,11 @@ fn up_to(data: &[u8], from: Lsn, end: Lsn) -> &[u8] {
     &data[..data.len().min(room)]
 }
 
-/// Opens a segment for reading, by whichever name it has.
+/// Opens a segment for reading, by whichever name it has. Of one that is there twice the whole one counts, as in [`Scan`].
 fn open_either<D: Disk>(log: &Log<D>, segment: Segment) -> Result<D::File, ReceiveError> {
     let name = segment.name(log.segment_size());
-    let partial = WalFile::Partial(name.clone()).name();
-    let file = match log.disk().open(&partial) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => log.disk().open(name.as_str()),
+    let file = match log.disk().open(name.as_str()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => log.disk().open(&WalFile::Partial(name.clone()).name()),
         other => other,
     };
     file.map_err(|source| ReceiveError::Io { doing: "open", name: name.to_string(), source })
@@ -479,3 +483,6 @@ fn check_against_parent<D: Disk>(log: &Log<D>, session: &mut Session<D>, lsn: Ls
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ use crate::segment::SegmentSize;
 use super::{Held, Identity};
 
 /// How much held WAL a session begins with at least, where that much is held: enough to hold a commit's time or a transaction's number, which
-/// two histories do not share even where their records have the same lengths.
-const COMPARED_BYTES_MIN: u64 = 64 << 10;
+/// two histories do not share even where their records have the same lengths. Retention must leave it in place.
+pub const COMPARED_BYTES_MIN: u64 = 64 << 10;
 
 /// What a primary says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -156,18 +156,47 @@ impl Scan {
             first = before;
             found = self.read_from(disk, first)?;
         }
-        let parent_holds_more = self.switchpoint(disk, timeline).is_some_and(|switchpoint| self.held.complete < switchpoint);
-        Ok(!parent_holds_more && (found || self.is_whole(first)))
+        if let Some((parent, switchpoint)) = self.parent(disk, timeline)
+            && (self.held.complete < switchpoint || !self.continues(disk, timeline, parent, switchpoint)?)
+        {
+            return Ok(false);
+        }
+        Ok(found || self.is_whole(first))
+    }
+
+    /// Whether a timeline's first segment begins as its parent's does. One that was never flushed may be torn, also where no record's CRC tells:
+    /// in the rest of a record that began in the segment before.
+    fn continues<D: Disk>(&self, disk: &D, timeline: Timeline, parent: Timeline, switchpoint: Lsn) -> Result<bool, OpenError> {
+        let size = self.identity.segment_size;
+        let [mine, before] = [timeline, parent].map(|timeline| Segment::containing(timeline, switchpoint, size));
+        let (Some(false), Some(before_is_whole)) = (self.segments.get(&mine), self.segments.get(&before)) else { return Ok(true) };
+        let mut left = size.offset(switchpoint);
+        let mut pieces = [vec![0; READ_BYTES], vec![0; READ_BYTES]];
+        let names = [file_name(mine, size, false), file_name(before, size, *before_is_whole)];
+        while left > 0 {
+            let len = usize::try_from(left).map_or(READ_BYTES, |left| left.min(READ_BYTES));
+            for (name, piece) in names.iter().zip(&mut pieces) {
+                let read = disk.open(name).and_then(|file| file.read_at(&mut piece[..len], size.offset(switchpoint) - left));
+                read.map_err(|source| OpenError::Io { doing: "read", name: name.clone(), source })?;
+            }
+            if pieces[0][..len] != pieces[1][..len] {
+                return Ok(false);
+            }
+            left -= len as u64;
+        }
+        Ok(true)
     }
 
     fn is_whole(&self, segment: Segment) -> bool {
         self.segments.get(&segment) == Some(&true)
     }
 
-    /// Reads from the start of a segment to the end of the WAL. `false` where no record is complete.
+    /// Reads from the start of a segment to the end of the WAL. `false` where no record is complete, or one that began before the segment runs
+    /// on into what may be torn: its CRC can't be checked from here.
     fn read_from<D: Disk>(&mut self, disk: &D, first: Segment) -> Result<bool, OpenError> {
         let size = self.identity.segment_size;
         let mut decoder = self.decoder(first.timeline, first.start(size));
+        (self.switch_end, self.damaged) = (None, None);
         (self.facts, self.checkpoints, self.partial) = (Vec::new(), vec![decoder.clone()], Vec::new());
         let mut segment = first;
         let mut end = first.start(size);
@@ -189,6 +218,7 @@ impl Scan {
             segment = segment.next();
             self.checkpoints.push(decoder.clone());
         }
+        let unchecked = decoder.unverified_end().is_some_and(|end| self.is_whole(first) && end > first.end(size));
         let mut complete = decoder.complete_end();
         if let Some(switch_end) = self.switch_end.filter(|_| end < complete) {
             // Behind a switch come zeros up to the segment's end, and a partial segment has them whether they have come or not.
@@ -197,7 +227,7 @@ impl Scan {
         self.held =
             Held { timeline: first.timeline, oldest: self.oldest_before(first).start(size), complete, end: end.max(complete) };
         self.checkpoints.retain(|kept| kept.position() >= size.floor(complete));
-        Ok(decoder.last_record().is_some() || self.damaged.is_some())
+        Ok(decoder.last_record().is_some() && !unchecked || self.damaged.is_some())
     }
 
     /// The first of the whole segments before `segment`, without a hole.
@@ -244,12 +274,12 @@ impl Scan {
         Ok(problem)
     }
 
-    /// Where the timeline left its parent, by its history file.
-    fn switchpoint<D: Disk>(&self, disk: &D, timeline: Timeline) -> Option<Lsn> {
+    /// Which timeline it left and where, by its history file.
+    fn parent<D: Disk>(&self, disk: &D, timeline: Timeline) -> Option<(Timeline, Lsn)> {
         let file = self.histories.contains(&timeline).then(|| disk.open(&WalFile::History(timeline).name()).ok()).flatten()?;
         let mut content = vec![0; usize::try_from(file.len().ok()?).ok()?];
         file.read_at(&mut content, 0).ok()?;
-        History::parse(timeline, &content).ok()?.ancestors().last().map(|parent| parent.end)
+        History::parse(timeline, &content).ok()?.ancestors().last().map(|parent| (parent.timeline, parent.end))
     }
 
     /// Makes durable what was found, and names what is whole.
@@ -273,6 +303,8 @@ impl Scan {
             file.sync()?;
             if self.held.complete >= segment.end(size) {
                 disk.rename(&partial, segment.name(size).as_str())?;
+                // One by one: a whole segment proves that those before it are.
+                disk.sync_dir()?;
                 sealed.push(*segment);
             }
         }
