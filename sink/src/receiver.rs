@@ -9,6 +9,7 @@
 //! The thread blocks on purpose: it runs nothing but this, and an fsync on it costs no hand-over to another thread and back, which would be
 //! paid by each commit. What arrives meanwhile waits in the socket, and goes into the next write and the next fsync together.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
 /// The wait for what a person has to mend.
 const REFUSED_RETRY: Duration = Duration::from_secs(15);
+/// How long the primary may be silent though it was asked to answer: as `wal_receiver_timeout` by default. A network that loses everything
+/// is told by nothing else for a quarter of an hour, and commits wait for as long.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// What one stream is to do.
 #[derive(Debug, Clone)]
@@ -96,6 +100,10 @@ enum SessionEnd {
     /// Two histories under one name: as [`ReceiveError::Diverged`].
     #[error("{0}")]
     OtherHistory(String),
+    #[error("the disk of --data-dir is full: {0} can't be kept. Make room there, or set --keep-size; receiving goes on by itself")]
+    NoRoom(String),
+    #[error("the upstream has not answered for {SILENCE_MAX:?}: it hangs, or the network to it loses everything")]
+    Silent,
     #[error("{0}")]
     Setting(String),
     #[error(transparent)]
@@ -135,7 +143,8 @@ impl SessionEnd {
             Self::OtherHistory(_) | Self::Receive(ReceiveError::Diverged { .. }) => Next::StandStill,
             Self::Refused(refusal) if refusal.is_divergence() => Next::StandStill,
             Self::Refused(Refusal::Behind { .. }) => Next::TryAgain { state: State::UpstreamBehind, wait: None },
-            Self::Receive(_) => Next::TryAgain { state: State::Connecting, wait: None },
+            Self::NoRoom(_) => Next::TryAgain { state: State::DiskFull, wait: None },
+            Self::Receive(_) | Self::Silent => Next::TryAgain { state: State::Connecting, wait: None },
             Self::Source(error) if error.is_retryable() => Next::TryAgain { state: State::Connecting, wait: None },
             Self::Refused(_) | Self::Setting(_) | Self::Source(_) => {
                 Next::TryAgain { state: State::Refused, wait: Some(REFUSED_RETRY) }
@@ -178,8 +187,16 @@ pub fn run(
         }
         None => None,
     };
-    let mut stream =
-        Stream { settings, disk, receiver, publisher, spares: SpareMaker::start().map_err(Fatal::Runtime)?, shutdown, later: None };
+    let mut stream = Stream {
+        settings,
+        disk,
+        receiver,
+        publisher,
+        spares: SpareMaker::start().map_err(Fatal::Runtime)?,
+        shutdown,
+        later: None,
+        starts_later: false,
+    };
     if let Some(receiver) = &stream.receiver {
         stream.publisher.publish(receiver, Lsn::INVALID);
     }
@@ -196,19 +213,29 @@ struct Stream {
     shutdown: watch::Receiver<bool>,
     /// Where the next session starts at the earliest.
     later: Option<Start>,
+    /// The session that has just ended said where the next one starts: to be begun at once.
+    starts_later: bool,
+}
+
+/// A timeline's history as the primary sent it.
+struct FetchedHistory {
+    parsed: History,
+    content: bytes::Bytes,
 }
 
 impl Stream {
     async fn run(&mut self) -> Result<(), Fatal> {
         let mut wait = RETRY_FIRST;
         loop {
-            let streamed = self.session().await;
-            let made_progress = self.receiver.as_ref().and_then(Receiver::ledger).is_some();
+            let held_before = self.held_end();
+            let Err(end) = self.session().await else { continue };
+            let proved = self.receiver.as_ref().and_then(Receiver::ledger).is_some_and(|ledger| ledger.report().flush.is_valid());
             self.close_session()?;
-            let Err(end) = streamed else { continue };
-            if self.later.is_some() {
+            if std::mem::take(&mut self.starts_later) {
                 continue;
             }
+            // What the same primary sends again and again, and is damaged, is asked for at leisure.
+            let made_progress = self.held_end() > held_before || proved && !matches!(end, SessionEnd::Receive(_));
             let (next, text) = end.next(&self.settings.slot);
             match next {
                 Next::Stop => return Ok(()),
@@ -234,6 +261,10 @@ impl Stream {
         }
     }
 
+    fn held_end(&self) -> Option<Lsn> {
+        self.receiver.as_ref().and_then(Receiver::held).map(|held| held.end)
+    }
+
     /// Keeps what the session wrote: it may have been reported as written, and the primary may not have it for long.
     fn close_session(&mut self) -> Result<(), Fatal> {
         let Some(receiver) = &mut self.receiver else { return Ok(()) };
@@ -251,35 +282,36 @@ impl Stream {
     /// Connects and receives, one timeline after another, until something ends it.
     async fn session(&mut self) -> Result<(), SessionEnd> {
         let mut shutdown = self.shutdown.clone();
-        let connecting = async {
-            let mut client = source::connect(&self.settings.upstream, Mode::Physical).await?;
-            check_version(&client)?;
-            let server = self.identify(&mut client).await?;
-            Ok::<_, SessionEnd>((client, server))
-        };
-        let (mut client, server) = tokio::select! {
+        let mut client = tokio::select! {
             () = stopped(&mut shutdown) => return Err(SessionEnd::Shutdown),
-            connected = connecting => connected?,
+            connected = source::connect(&self.settings.upstream, Mode::Physical) => connected?,
         };
-        let history = self.fetch_history(&mut client, server.timeline).await?;
+        check_version(&client)?;
+        let server = answered(&mut shutdown, self.identify(&mut client)).await?;
+        let history = answered(&mut shutdown, fetch_history(&mut client, server.timeline)).await?;
         let identity = Identity { system_id: server.system_id, segment_size: server.segment_size };
         if self.receiver.is_none() {
             self.receiver = Some(Receiver::open(Arc::clone(&self.disk), identity, None).map_err(Fatal::Folder)?);
             self.publisher.identity(identity);
         }
         let Some(receiver) = &self.receiver else { unreachable!("made above") };
-        let mut start = receiver.plan(&server, history.as_ref())?;
+        let mut start = receiver.plan(&server, history.as_ref().map(|history| &history.parsed))?;
+        self.keep_history(history)?;
         if let Some(later) = self.later.take().filter(|later| later.timeline == start.timeline && later.at > start.at) {
             info!(wanted = %start.at, from = %later.at, "the primary no longer has the first WAL wanted; going on from what is held");
             start = later;
         }
         loop {
-            let stream = client.start_physical(Some(&self.settings.slot), start.at, start.timeline).await?;
+            let starting = client.start_physical(Some(&self.settings.slot), start.at, start.timeline);
+            let stream = answered(&mut shutdown, async { Ok(starting.await?) }).await?;
             info!(slot = self.settings.slot, timeline = start.timeline.get(), at = %start.at, "streaming");
             let Some(receiver) = &mut self.receiver else { unreachable!("made above") };
             receiver.begin(start, self.settings.apply);
-            let stream = self.pump(stream, server.flushed).await.inspect_err(|end| self.later = self.start_later(start, end))?;
-            (client, start) = self.next_timeline(stream).await?;
+            let stream = self.pump(stream, server.flushed).await.inspect_err(|end| {
+                self.later = self.start_later(start, end);
+                self.starts_later = self.later.is_some();
+            })?;
+            (client, start) = self.next_timeline(stream, &mut shutdown).await?;
         }
     }
 
@@ -291,16 +323,20 @@ impl Stream {
         receiver.ledger().is_some_and(|ledger| ledger.received() == start.at).then(|| receiver.fallback(start)).flatten()
     }
 
-    async fn next_timeline(&mut self, stream: CopyStream) -> Result<(Client, Start), SessionEnd> {
-        let Some(receiver) = &mut self.receiver else { unreachable!("a stream has a receiver") };
-        let ended = receiver.held().map(|held| (held.timeline, held.end));
-        let (mut client, next) = stream.finish().await?;
+    async fn next_timeline(
+        &mut self,
+        stream: CopyStream,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> Result<(Client, Start), SessionEnd> {
+        let (mut client, next) = answered(shutdown, async { Ok(stream.finish().await?) }).await?;
         let next = next.ok_or_else(|| {
             SessionEnd::Setting("the primary ended the stream without a next timeline: it is shutting down".into())
         })?;
-        self.fetch_history(&mut client, next.timeline).await?;
+        let history = answered(shutdown, fetch_history(&mut client, next.timeline)).await?;
         let Some(receiver) = &mut self.receiver else { unreachable!("a stream has a receiver") };
+        let ended = receiver.held().map(|held| (held.timeline, held.end));
         let start = receiver.end_timeline(next.timeline, next.start)?;
+        self.keep_history(history)?;
         info!(timeline = next.timeline.get(), switchpoint = %next.start, "the primary's timeline ended; following the next");
         if let Some((timeline, end)) = ended {
             self.publisher.timeline_ended(timeline, end.min(next.start));
@@ -329,25 +365,13 @@ impl Stream {
         Ok(Server { system_id: system.system_id, segment_size, timeline: system.timeline, flushed: system.flushed, reserved })
     }
 
-    /// Fetches the history of a timeline, and keeps its file.
-    async fn fetch_history(&mut self, client: &mut Client, timeline: Timeline) -> Result<Option<History>, SessionEnd> {
-        if timeline == Timeline::FIRST {
-            return Ok(None);
-        }
-        let (name, content) = client.timeline_history(timeline).await?;
-        let wanted = WalFile::History(timeline).name();
-        let parsed = if name == wanted {
-            History::parse(timeline, &content)
-        } else {
-            return Err(SessionEnd::Setting(format!("the upstream names the history of timeline {timeline} {name:?}")));
-        };
-        let history = parsed.map_err(|error| SessionEnd::Setting(format!("the upstream's {name} can't be read: {error}")))?;
-        self.keep_history(timeline, &wanted, &content)?;
-        Ok(Some(history))
-    }
-
-    fn keep_history(&self, timeline: Timeline, name: &str, content: &[u8]) -> Result<(), SessionEnd> {
-        match std::fs::read(self.settings.data_dir.join(name)) {
+    /// Keeps a timeline's history file. To be called when the timeline is known to continue what is held, and before any of its WAL is: another
+    /// cluster's file under that name would make the right one a divergence.
+    fn keep_history(&self, history: Option<FetchedHistory>) -> Result<(), SessionEnd> {
+        let Some(FetchedHistory { parsed, content }) = history else { return Ok(()) };
+        let timeline = parsed.timeline();
+        let name = WalFile::History(timeline).name();
+        match std::fs::read(self.settings.data_dir.join(&name)) {
             Ok(held) if held == content => {}
             Ok(_) => {
                 return Err(SessionEnd::OtherHistory(format!(
@@ -355,13 +379,41 @@ impl Stream {
                      from it. To follow it all the same, start with an empty data folder and keep this one"
                 )));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                walbus::disk::write_whole(&*self.disk, name, content).map_err(Fatal::Folder)?;
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                walbus::disk::write_whole(&*self.disk, &name, &content).map_err(|error| match error.kind() {
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => SessionEnd::NoRoom(name.clone()),
+                    _ => Fatal::Folder(error).into(),
+                })?;
             }
             Err(error) => return Err(Fatal::Folder(error).into()),
         }
         self.publisher.history(timeline);
         Ok(())
+    }
+}
+
+/// Fetches the history of a timeline. Timeline 1 has none.
+async fn fetch_history(client: &mut Client, timeline: Timeline) -> Result<Option<FetchedHistory>, SessionEnd> {
+    if timeline == Timeline::FIRST {
+        return Ok(None);
+    }
+    let (name, content) = client.timeline_history(timeline).await?;
+    if name != WalFile::History(timeline).name() {
+        return Err(SessionEnd::Setting(format!("the upstream names the history of timeline {timeline} {name:?}")));
+    }
+    let parsed = History::parse(timeline, &content);
+    let parsed = parsed.map_err(|error| SessionEnd::Setting(format!("the upstream's {name} can't be read: {error}")))?;
+    Ok(Some(FetchedHistory { parsed, content }))
+}
+
+/// What the primary answers, unless it is silent or the process is to stop.
+async fn answered<T>(
+    shutdown: &mut watch::Receiver<bool>,
+    asked: impl Future<Output = Result<T, SessionEnd>>,
+) -> Result<T, SessionEnd> {
+    tokio::select! {
+        () = stopped(shutdown) => Err(SessionEnd::Shutdown),
+        answer = tokio::time::timeout(SILENCE_MAX, asked) => answer.unwrap_or(Err(SessionEnd::Silent)),
     }
 }
 

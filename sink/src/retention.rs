@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use walbus::{Segment, SegmentSize};
+use walbus::{Lsn, Segment, SegmentSize};
 
 use crate::state::Held;
 
@@ -19,12 +19,13 @@ pub struct Policy {
 }
 
 /// Which segments may go, oldest first: whole ones that are too many or too old, from the oldest on without a hole, and never one of the newest
-/// `segments_min`. `age` says how long ago a segment was finished, `None` where that is not known.
+/// `segments_min`, nor one that has anything from `needed` on, with which the next session begins. `age` says how long ago a segment was finished, `None` where that is not known.
 #[must_use]
 pub fn expired(
     segments: &BTreeMap<Segment, Held>,
     size: SegmentSize,
     policy: Policy,
+    needed: Lsn,
     age: impl Fn(Segment) -> Option<Duration>,
 ) -> Vec<Segment> {
     if policy.size_bytes_max.is_none() && policy.age_max.is_none() {
@@ -40,7 +41,7 @@ pub fn expired(
         let being_written = held.partial_end.is_some() && Some(segment.timeline) == newest;
         let too_much = policy.size_bytes_max.is_some_and(|max| held_bytes > max);
         let too_old = policy.age_max.is_some_and(|max| age(*segment).is_some_and(|age| age > max));
-        if being_written || !(too_much || too_old) {
+        if being_written || segment.end(size) > needed || !(too_much || too_old) {
             break;
         }
         held_bytes -= size.bytes();
@@ -52,8 +53,8 @@ pub fn expired(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use walbus::Timeline;
     use walbus::index::SegmentFacts;
-    use walbus::{Lsn, Timeline};
 
     const MB: u64 = 1 << 20;
 
@@ -65,7 +66,7 @@ mod tests {
     fn gone(count: u64, policy: Policy, age: impl Fn(u64) -> u64) -> Vec<u64> {
         let size = SegmentSize::new(MB).unwrap();
         let age = |segment: Segment| Some(Duration::from_secs(age(segment.number)));
-        expired(&segments(count), size, policy, age).into_iter().map(|segment| segment.number).collect()
+        expired(&segments(count), size, policy, Lsn::MAX, age).into_iter().map(|segment| segment.number).collect()
     }
 
     #[test]
@@ -82,6 +83,21 @@ mod tests {
     fn the_newest_stay_whatever_the_size() {
         assert_eq!(gone(10, Policy { size_bytes_max: Some(0), age_max: None, segments_min: 8 }, |_| 0), [0, 1]);
         assert_eq!(gone(10, Policy { size_bytes_max: Some(0), age_max: None, segments_min: 0 }, |_| 0), (0..9).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_the_next_session_begins_with_stays() {
+        let size = SegmentSize::new(MB).unwrap();
+        let policy = Policy { size_bytes_max: Some(0), age_max: None, segments_min: 0 };
+        // A promotion under way: the parent's partial end holds commits that the new timeline's segment does not hold yet.
+        let held = |partial_end| Held { partial_end, facts: SegmentFacts::default() };
+        let next = Timeline::new(2).unwrap();
+        let mut segments = segments(4);
+        segments.insert(Segment { number: 3, timeline: next }, held(Some(Lsn(3 * MB + 1))));
+        let gone = |needed| expired(&segments, size, policy, Lsn(needed), |_| None).into_iter().map(|segment| segment.number);
+        assert_eq!(gone(3 * MB + MB / 2).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(gone(3 * MB - 1).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(gone(4 * MB).collect::<Vec<_>>(), [0, 1, 2, 3], "the parent's is not needed any more");
     }
 
     #[test]

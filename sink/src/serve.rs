@@ -18,8 +18,8 @@ use walbus::disk::{Disk, OsDisk};
 use walbus::index::SegmentFacts;
 use walbus::ledger::ApplyAs;
 use walbus::proto::history::History;
-use walbus::receive::Scan;
-use walbus::{Segment, Timeline, WalFile};
+use walbus::receive::{COMPARED_BYTES_MIN, Scan};
+use walbus::{Lsn, Segment, Timeline, WalFile};
 
 use crate::config::{Ack, DEFAULT_APPLICATION_NAME, LogFormat, ServeArgs, ServeConfig};
 use crate::facts::Indexer;
@@ -238,15 +238,19 @@ async fn retain(config: ServeConfig, disk: Arc<OsDisk>, state: Arc<StreamState>,
 }
 
 fn remove_expired(disk: &OsDisk, state: &StreamState, policy: retention::Policy) -> std::io::Result<()> {
+    // Before anything is held there is nothing to remove.
+    let Some(positions) = state.positions() else { return Ok(()) };
+    let needed = Lsn(positions.complete.0.saturating_sub(COMPARED_BYTES_MIN));
     let size_and_expired = {
         let catalog = state.catalog();
         let Some(identity) = catalog.identity else { return Ok(()) };
         let size = identity.segment_size;
         let age = |segment: Segment| {
-            let modified = disk.path().join(segment.name(size).as_str()).metadata().and_then(|meta| meta.modified()).ok()?;
+            let names = [segment.name(size).to_string(), WalFile::Partial(segment.name(size)).name()];
+            let modified = names.iter().find_map(|name| disk.path().join(name).metadata().and_then(|meta| meta.modified()).ok())?;
             modified.elapsed().ok()
         };
-        (size, retention::expired(&catalog.segments, size, policy, age))
+        (size, retention::expired(&catalog.segments, size, policy, needed, age))
     };
     let (size, expired) = size_and_expired;
     for segment in expired {

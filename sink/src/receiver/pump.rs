@@ -11,7 +11,7 @@ use walbus::proto::replication::StandbyStatus;
 use walbus::receive::{Blocked, Receiver, Taken};
 use walbus::source::{CopyStream, Event};
 
-use super::{Fatal, SessionEnd, Stream, stopped};
+use super::{Fatal, SILENCE_MAX, SessionEnd, Stream, stopped};
 use crate::api::State;
 
 /// How much is taken before it is made durable, however much more waits: bounds what a failure takes back, and the memory that the kernel
@@ -19,6 +19,8 @@ use crate::api::State;
 const BATCH_BYTES: usize = 4 << 20;
 /// How often room on the disk is looked for.
 const ROOM_RETRY: Duration = Duration::from_millis(500);
+/// The longest time without a report while nothing is read: requests for one are not seen then, and the primary would cut the connection.
+const WAITING_STATUS: Duration = Duration::from_secs(1);
 
 /// WAL that has arrived and can't be written yet.
 struct Waiting {
@@ -32,6 +34,10 @@ struct Pump {
     waiting: Option<Waiting>,
     reply_wanted: bool,
     next_status: Instant,
+    /// When something came last.
+    heard: Instant,
+    /// The primary was asked to answer, and nothing has come since.
+    asked: bool,
     retry_spare_at: Option<Instant>,
     disk_full: bool,
     /// Whether it was said that this streams. A primary that no longer has the WAL asked for starts a stream all the same, and ends it by an
@@ -47,6 +53,8 @@ impl Stream {
             waiting: None,
             reply_wanted: false,
             next_status: now() + self.settings.status_interval,
+            heard: now(),
+            asked: false,
             retry_spare_at: None,
             disk_full: false,
             streaming: false,
@@ -71,12 +79,18 @@ impl Stream {
                     self.take_waiting(&mut pump)?;
                 }
                 event = stream.next(), if pump.waiting.is_none() => {
+                    (pump.heard, pump.asked) = (now(), false);
                     if self.take_batch(&mut pump, &mut stream, event?)? {
                         self.flush(&mut pump, &mut stream).await?;
                         return Ok(stream);
                     }
                 }
-                () = sleep_until(pump.next_status) => pump.reply_wanted = true,
+                () = sleep_until(pump.next_status) => {
+                    if pump.asked && pump.waiting.is_none() && now() > pump.heard + SILENCE_MAX {
+                        return Err(SessionEnd::Silent);
+                    }
+                    pump.reply_wanted = true;
+                }
             }
             self.report(&mut pump, &mut stream).await?;
             self.flush(&mut pump, &mut stream).await?;
@@ -125,6 +139,7 @@ impl Stream {
     fn take(&mut self, pump: &mut Pump, at: Lsn, data: Bytes) -> Result<(), SessionEnd> {
         let Taken::UpTo(taken, blocked) = self.receiver().handle_wal(at, &data)? else { return Ok(()) };
         pump.waiting = Some(Waiting { at: Lsn(at.0 + taken as u64), data: data.slice(taken..) });
+        pump.next_status = pump.next_status.min(now() + WAITING_STATUS);
         if let Blocked::Full(error) = blocked {
             self.no_room(pump, &error);
         }
@@ -134,6 +149,7 @@ impl Stream {
     fn take_waiting(&mut self, pump: &mut Pump) -> Result<(), SessionEnd> {
         let Some(waiting) = pump.waiting.take() else { return Ok(()) };
         self.take(pump, waiting.at, waiting.data)?;
+        (pump.heard, pump.asked) = (now(), false);
         if pump.waiting.is_none() && pump.disk_full {
             pump.disk_full = false;
             info!("there is room on the disk again; receiving and acknowledging");
@@ -186,13 +202,19 @@ impl Stream {
         let moved = ledger.poll_report();
         if let Some(report) = moved.or_else(|| pump.reply_wanted.then(|| ledger.report())) {
             pump.reply_wanted = false;
-            pump.next_status = now() + self.settings.status_interval;
+            // While nothing is read, no answer is awaited either.
+            let (interval, ask) = match pump.waiting {
+                Some(_) => (self.settings.status_interval.min(WAITING_STATUS), false),
+                None => (self.settings.status_interval, now() >= pump.heard + self.settings.status_interval),
+            };
+            pump.asked |= ask;
+            pump.next_status = now() + interval;
             let status = StandbyStatus {
                 write: report.write,
                 flush: report.flush,
                 apply: report.apply,
                 time: self.publisher.now(),
-                reply_requested: false,
+                reply_requested: ask,
             };
             stream.send_status(&status).await;
         }

@@ -35,19 +35,19 @@ impl SpareMaker {
     /// Orders a spare if the log misses one and none is being made.
     pub(super) fn order(&mut self, log: &mut Log<OsDisk>) {
         if !self.under_way && log.spares_missing() > 0 {
-            // The thread lives as long as this sender.
+            // Where the thread is gone, `made` says so.
             self.under_way = self.jobs.send(log.spare_job()).is_ok();
         }
     }
 
-    /// The next one, or why it could not be made. Cancellation-safe. Pends for ever while none is ordered.
+    /// The next one, or why it could not be made; also that none can be made any more. Cancellation-safe. Pends while none is ordered.
     pub(super) async fn made(&mut self) -> io::Result<MadeSpare> {
         match self.made.recv().await {
             Some(made) => {
                 self.under_way = false;
                 made
             }
-            None => std::future::pending().await,
+            None => Err(io::Error::other("the thread that makes zeroed files died; see above")),
         }
     }
 }
