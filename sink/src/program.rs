@@ -12,8 +12,8 @@ use crate::status::StatusArgs;
 /// A synchronous WAL receiver for PostgreSQL: no acknowledged commit is lost when a host dies, without a full replica.
 ///
 /// Run `serve` in a second failure domain, and name it in the primary's synchronous_standby_names: from then on a commit returns only when
-/// its WAL is durable here too. When the primary's host dies, bring its volume or a backup back and run `recover` on it: the WAL that it lacks
-/// is laid on it.
+/// its WAL is durable here too. When the primary's host dies, bring its volume or a backup back and run `recover` on it, before Postgres is
+/// started: the WAL that it lacks is laid on it.
 #[derive(Debug, Parser)]
 #[command(name = "beyond-pg-sink", version, max_term_width = 110)]
 struct Program {
@@ -21,15 +21,20 @@ struct Program {
     command: Command,
 }
 
+/// Listed to users in the order in which they are needed.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Prove a folder of WAL offline, and print what it holds.
+    #[command(display_order = 3)]
     Check(CheckArgs),
     /// Give a data folder the WAL that it lacks and the sink has, or prove after its start that it has it.
+    #[command(display_order = 4)]
     Recover(Box<RecoverArgs>),
     /// Receive WAL from a primary, acknowledge it, and serve it over HTTPS.
+    #[command(display_order = 1)]
     Serve(Box<ServeArgs>),
     /// Show what a sink does and how far it is.
+    #[command(display_order = 2)]
     Status(StatusArgs),
 }
 

@@ -68,7 +68,8 @@ pub use report::Report;
                   beyond-pg-sink recover --from https://10.0.0.7:8432 --pgdata /var/lib/postgresql/18/main \\\n      \
                   --ca ca.pem --token-file token\n  \
                   pg_ctl start -D /var/lib/postgresql/18/main\n  \
-                  beyond-pg-sink recover --verify --pgdata /var/lib/postgresql/18/main --conninfo 'host=/run/postgresql user=postgres'")]
+                  beyond-pg-sink recover --verify --pgdata /var/lib/postgresql/18/main \\\n      \
+                  --conninfo 'host=/run/postgresql user=postgres'")]
 pub struct RecoverArgs {
     /// The sink to recover from, as https://HOST:PORT.
     #[arg(long, value_name = "URL", env = "BEYOND_PG_SINK_URL", required_unless_present_any = ["verify", "abandon"])]

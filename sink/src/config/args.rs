@@ -35,18 +35,18 @@ Example:
 
   On another host:
       beyond-pg-sink serve --data-dir /var/lib/beyond-pg-sink --slot beyond_pg_sink \\
-          --upstream 'host=10.0.0.5 user=replicator passfile=/etc/beyond-pg-sink/pgpass sslmode=verify-full' \\
+          --upstream 'host=10.0.0.5 user=replicator passfile=/etc/sink/pgpass sslmode=require' \\
           --https 0.0.0.0:8432 --https-name sink.example.com --keep-size 100GB
 
   The same as a file, for --config:
       data-dir = \"/var/lib/beyond-pg-sink\"
-      upstream = \"host=10.0.0.5 user=replicator sslmode=verify-full\"
+      upstream = \"host=10.0.0.5 user=replicator passfile=/etc/sink/pgpass sslmode=require\"
       https = \"0.0.0.0:8432\"
       https-name = [\"sink.example.com\"]
       keep-size = \"100GB\"
 
-  A flag wins over the environment, the environment over the file, the file over the default. Each flag --some-name is
-  BEYOND_PG_SINK_SOME_NAME in the environment and some-name in the file.";
+  A flag wins over the environment, the environment over the file, the file over the default.
+  Each flag --some-name is BEYOND_PG_SINK_SOME_NAME in the environment and some-name in the file.";
 
 /// The flags of `beyond-pg-sink serve`, as they were given. [`super::ServeConfig::resolve`] makes sense of them.
 // All texts: so that one from a flag, the environment or the file is read, and found fault with, in the same way.
@@ -57,13 +57,13 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "BEYOND_PG_SINK_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// The folder for the WAL; made when it is not there.
+    /// The folder for the WAL; made when it is not there. Required.
     ///
     /// One cluster's WAL, and one sink at a time. Files are named as Postgres names them, so that its tools can read the folder.
     #[arg(long, value_name = "DIR", env = "BEYOND_PG_SINK_DATA_DIR")]
     pub data_dir: Option<String>,
 
-    /// The primary: a libpq connection string or URI.
+    /// The primary: a libpq connection string or URI. Required.
     ///
     /// As psql takes it, PG* environment variables and passfile included; the role needs the REPLICATION attribute, and pg_hba.conf
     /// a line for the database `replication`. A password is better kept in a passfile: flags are seen by every user of the host.
