@@ -5,7 +5,6 @@ mod stream;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -34,14 +33,8 @@ pub struct RequestLabels {
 pub struct Metrics {
     /// How long each fsync took.
     pub fsync_seconds: Latency,
-    /// How long each write to a segment's file took.
-    pub write_seconds: Latency,
     /// How often the connection to the primary was made again.
     pub reconnects: Counter,
-    /// How many commits and aborts were indexed.
-    pub commits_indexed: Counter,
-    /// For how many seconds the disk was full.
-    pub disk_full_seconds: Counter<f64, AtomicU64>,
     /// Open HTTPS connections.
     pub https_connections: Gauge,
     /// HTTPS connections that were turned away as one too many.
@@ -68,10 +61,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("beyond_pg_sink");
         let new = Self {
             fsync_seconds: Latency::default(),
-            write_seconds: Latency::default(),
             reconnects: Counter::default(),
-            commits_indexed: Counter::default(),
-            disk_full_seconds: Counter::default(),
             https_connections: Gauge::default(),
             https_connections_refused: Counter::default(),
             https_requests: Family::default(),
@@ -82,10 +72,7 @@ impl Metrics {
         let r = &mut registry;
         r.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register_with_unit("fsync", "How long each fsync took", Unit::Seconds, new.fsync_seconds.clone());
-        r.register_with_unit("write", "How long each write to a segment took", Unit::Seconds, new.write_seconds.clone());
         r.register("reconnects", "How often the primary was connected to again", new.reconnects.clone());
-        r.register("commits_indexed", "Commits and aborts that were indexed", new.commits_indexed.clone());
-        r.register_with_unit("disk_full", "How long the disk was full", Unit::Seconds, new.disk_full_seconds.clone());
         r.register("https_connections", "Open HTTPS connections", new.https_connections.clone());
         let help = "HTTPS connections turned away: more than --https-connections";
         r.register("https_connections_refused", help, new.https_connections_refused.clone());
@@ -131,7 +118,6 @@ mod tests {
         state.set_positions(at(1000));
         state.set_condition(State::Streaming, None);
         metrics.reconnects.inc();
-        metrics.disk_full_seconds.inc_by(1.5);
         let text = metrics.encode();
         for line in [
             "beyond_pg_sink_flushed_position_bytes 1000.0",
@@ -139,7 +125,6 @@ mod tests {
             "beyond_pg_sink_state{state=\"connecting\"} 0",
             "beyond_pg_sink_state{state=\"streaming\"} 1",
             "beyond_pg_sink_reconnects_total 1",
-            "beyond_pg_sink_disk_full_seconds_total 1.5",
             "# TYPE beyond_pg_sink_fsync_seconds histogram",
             "# EOF",
         ] {

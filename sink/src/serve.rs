@@ -58,6 +58,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
             Ack::Flush => ApplyAs::Flush,
             Ack::None => ApplyAs::Nothing,
         },
+        report_write: config.report_write,
         status_interval: config.status_interval,
     };
     make_folder(&config.data_dir)?;

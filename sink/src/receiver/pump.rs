@@ -22,6 +22,15 @@ const ROOM_RETRY: Duration = Duration::from_millis(500);
 /// The longest time without a report while nothing is read: requests for one are not seen then, and the primary would cut the connection.
 const WAITING_STATUS: Duration = Duration::from_secs(1);
 
+/// How old what is published of the segment being received may be: its commit times, restore points.
+const FACTS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after a report it is said once more, step by step, while nothing comes.
+///
+/// A walsender of 16 and later can miss WAL that is flushed between its look for some and its going to sleep
+/// (`WalSndWait` joins the condition variable only then), and sleeps on until something wakes it: each report of ours can put it to
+/// sleep at just that moment, and commits waited for the status interval, 10 s. Any message wakes it.
+const NUDGES: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(500)];
+
 /// WAL that has arrived and can't be written yet.
 struct Waiting {
     at: Lsn,
@@ -34,6 +43,11 @@ struct Pump {
     waiting: Option<Waiting>,
     reply_wanted: bool,
     next_status: Instant,
+    /// How many of [`NUDGES`] were given since something moved.
+    nudges: usize,
+    /// When what was found in the WAL is next published.
+    next_facts: Instant,
+    nudge_at: Option<Instant>,
     /// When something came last.
     heard: Instant,
     /// The primary was asked to answer, and nothing has come since.
@@ -53,6 +67,9 @@ impl Stream {
             waiting: None,
             reply_wanted: false,
             next_status: now() + self.settings.status_interval,
+            nudges: 0,
+            next_facts: now(),
+            nudge_at: None,
             heard: now(),
             asked: false,
             retry_spare_at: None,
@@ -70,6 +87,7 @@ impl Stream {
                 // In order: what must not starve comes before what can be ready for ever.
                 biased;
                 () = stopped(&mut shutdown) => {
+                    self.publisher.condition(State::Stopping, None);
                     self.flush(&mut pump, &mut stream).await?;
                     return Err(SessionEnd::Shutdown);
                 }
@@ -85,6 +103,11 @@ impl Stream {
                         return Ok(stream);
                     }
                 }
+                () = sleep_until(pump.nudge_at.unwrap_or(pump.next_status)), if pump.nudge_at.is_some() => {
+                    pump.nudge_at = None;
+                    pump.nudges += 1;
+                    pump.reply_wanted = true;
+                }
                 () = sleep_until(pump.next_status) => {
                     if pump.asked && pump.waiting.is_none() && now() > pump.heard + SILENCE_MAX {
                         return Err(SessionEnd::Silent);
@@ -92,7 +115,9 @@ impl Stream {
                     pump.reply_wanted = true;
                 }
             }
-            self.report(&mut pump, &mut stream).await?;
+            if self.reports_write || pump.reply_wanted {
+                self.report(&mut pump, &mut stream).await?;
+            }
             self.flush(&mut pump, &mut stream).await?;
         }
     }
@@ -202,6 +227,10 @@ impl Stream {
         let moved = ledger.poll_report();
         if let Some(report) = moved.or_else(|| pump.reply_wanted.then(|| ledger.report())) {
             pump.reply_wanted = false;
+            if moved.is_some() {
+                pump.nudges = 0;
+            }
+            pump.nudge_at = NUDGES.get(pump.nudges).map(|after| now() + *after);
             // While nothing is read, no answer is awaited either.
             let (interval, ask) = match pump.waiting {
                 Some(_) => (self.settings.status_interval.min(WAITING_STATUS), false),
@@ -228,9 +257,12 @@ impl Stream {
             let done = self.publisher.timed_flush(job).map_err(Fatal::Fsync)?;
             self.receiver().finish_flush(&done);
             self.report(pump, stream).await?;
-            let facts = if done.sealed.is_empty() { Vec::new() } else { self.receiver().take_facts() };
             self.publisher.sealed(&done.sealed);
-            self.publisher.facts(facts);
+            if !done.sealed.is_empty() || now() >= pump.next_facts {
+                pump.next_facts = now() + FACTS_INTERVAL;
+                let facts = self.receiver().take_facts();
+                self.publisher.facts(facts);
+            }
             self.publisher.keep_index(&done.sealed);
         }
         if let Some(receiver) = &self.receiver {
