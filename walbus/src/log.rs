@@ -11,7 +11,7 @@
 //! ```
 //!
 //! [`Log::write`] puts bytes into files, [`Log::begin_flush`] says what has to be synced, [`FlushJob::run`] does it (on whichever thread),
-//! and [`Log::finish_flush`] takes note. Writing may go on while a job runs. The log knows nothing of records, sessions or primaries.
+//! and what it has done is durable. Writing may go on while a job runs. The log knows nothing of records, sessions or primaries.
 
 use std::collections::VecDeque;
 use std::io;
@@ -243,7 +243,7 @@ impl<D: Disk> Log<D> {
 
     /// What makes all durable that was written so far.
     ///
-    /// One job at a time: run it, then [`Log::finish_flush`], before the next.
+    /// One job at a time: run it before the next is begun.
     pub fn begin_flush(&mut self) -> FlushJob<D> {
         let mut files = Vec::with_capacity(self.left.len() + 1);
         let mut seals = Vec::new();
