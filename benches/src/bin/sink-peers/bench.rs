@@ -71,12 +71,13 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Starts one of the two with a slot made for it, and makes commits wait for it.
-    pub(crate) async fn receiver(&mut self, contender: Contender) -> Result<Running> {
+    /// Starts one of the two with a slot made for it, and makes commits wait for it. `commit` is the primary's `synchronous_commit` from before
+    /// the start on: the sink asks for it when it connects.
+    pub(crate) async fn receiver(&mut self, contender: Contender, commit: &str) -> Result<Running> {
         let slot = format!("SELECT pg_create_physical_replication_slot('{}', true)", contender.name());
         self.cluster.value(&slot).await?;
+        self.cluster.synchronous(contender.name(), commit).await?;
         let mut running = contender.start(&self.cluster)?;
-        self.cluster.synchronous(contender.name(), "on").await?;
         running.wait_synchronous(&self.cluster).await?;
         Ok(running)
     }

@@ -43,7 +43,7 @@ pub(crate) async fn rate(bench: &mut Bench, clients: u32, target: f64) -> Result
 async fn turns(bench: &mut Bench, clients: u32, commit: &str, what: &str) -> Result<Turns<Run>> {
     bench
         .in_turns(what, async |bench, contender| {
-            let mut receiver = bench.receiver(contender).await?;
+            let mut receiver = bench.receiver(contender, commit).await?;
             // The first commits find cold caches and make the first segment.
             bench.pgbench(clients, commit, 1).await?;
             let run = bench.run(&mut receiver, clients, commit, bench.seconds).await?;

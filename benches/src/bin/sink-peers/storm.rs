@@ -14,7 +14,7 @@ pub(crate) async fn measure(bench: &mut Bench, seconds: u32) -> Result<Vec<Measu
     fill_wal_folder(bench, seconds).await?;
     let turns = bench
         .in_turns("storm", async |bench, contender| {
-            let mut receiver = bench.receiver(contender).await?;
+            let mut receiver = bench.receiver(contender, "on").await?;
             bench.pgbench(1, "on", 1).await?;
             let run = tokio::select! {
                 run = bench.run(&mut receiver, 1, "on", seconds) => run?,
