@@ -26,6 +26,7 @@ use walbus::{Lsn, SegmentSize, Timeline, WalFile};
 
 use crate::api::State;
 
+mod linger;
 mod publish;
 mod pump;
 mod spares;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub report_write: ReportWrite,
     /// The longest time without a report.
     pub status_interval: Duration,
+    /// How long the link is polled for more WAL before the thread goes to sleep, while it comes that soon.
+    pub busy_poll: Duration,
 }
 
 /// When what is written is reported in a message of its own, before it is durable: what `synchronous_commit = remote_write` waits for.
@@ -210,7 +213,7 @@ pub fn run(
         shutdown,
         later: None,
         starts_later: false,
-        reports_write: false,
+        waits_for_write: false,
     };
     if let Some(receiver) = &stream.receiver {
         stream.publisher.publish(receiver, Lsn::INVALID);
@@ -230,8 +233,8 @@ struct Stream {
     later: Option<Start>,
     /// The session that has just ended said where the next one starts: to be begun at once.
     starts_later: bool,
-    /// Whether what is written is reported before it is durable.
-    reports_write: bool,
+    /// Whether the primary's commits wait for write and not for flush.
+    waits_for_write: bool,
 }
 
 /// A timeline's history as the primary sent it.
@@ -305,9 +308,8 @@ impl Stream {
         };
         check_version(&client)?;
         let server = answered(&mut shutdown, self.identify(&mut client)).await?;
-        let waits_for_write =
+        self.waits_for_write =
             answered(&mut shutdown, async { Ok(client.show("synchronous_commit").await? == "remote_write") }).await?;
-        self.reports_write = waits_for_write || self.settings.report_write == ReportWrite::Always;
         let history = answered(&mut shutdown, fetch_history(&mut client, server.timeline)).await?;
         let identity = Identity { system_id: server.system_id, segment_size: server.segment_size };
         if self.receiver.is_none() {

@@ -60,6 +60,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         },
         report_write: config.report_write,
         status_interval: config.status_interval,
+        busy_poll: config.busy_poll,
     };
     make_folder(&config.data_dir)?;
     let _lock = FolderLock::take(&config.data_dir)?;

@@ -112,6 +112,13 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DURATION", env = "BEYOND_PG_SINK_STATUS_INTERVAL", help_heading = "Receiving")]
     pub status_interval: Option<String>,
 
+    /// How long to poll for more WAL before going to sleep, 0 for never [default: 300us].
+    ///
+    /// Being woken takes longer than all else that the sink does for a commit. So it polls while WAL comes at shorter intervals than
+    /// this, and uses up to one processor then; it sleeps as soon as the primary has less to do.
+    #[arg(long, value_name = "DURATION", env = "BEYOND_PG_SINK_BUSY_POLL", help_heading = "Receiving")]
+    pub busy_poll: Option<String>,
+
     /// Remove the oldest segments when there is more WAL than this, as 100GB [default: keep all].
     #[arg(long, value_name = "SIZE", env = "BEYOND_PG_SINK_KEEP_SIZE", help_heading = "Keeping")]
     pub keep_size: Option<String>,
@@ -203,7 +210,7 @@ pub struct ServeArgs {
 
 impl ServeArgs {
     /// Each setting's key with what the flag or the environment says.
-    pub(super) fn entries(&self) -> [(&'static str, Option<String>); 28] {
+    pub(super) fn entries(&self) -> [(&'static str, Option<String>); 29] {
         let names = (!self.https_name.is_empty()).then(|| self.https_name.join(","));
         [
             ("data-dir", self.data_dir.clone()),
@@ -214,6 +221,7 @@ impl ServeArgs {
             ("ack", self.ack.clone()),
             ("report-write", self.report_write.clone()),
             ("status-interval", self.status_interval.clone()),
+            ("busy-poll", self.busy_poll.clone()),
             ("keep-size", self.keep_size.clone()),
             ("keep-age", self.keep_age.clone()),
             ("keep-segments", self.keep_segments.clone()),

@@ -20,6 +20,9 @@ pub const DEFAULT_APPLICATION_NAME: &str = "beyond-pg-sink";
 const DEFAULT_HTTPS: &str = "127.0.0.1:8432";
 const DEFAULT_SLOT: &str = "beyond_pg_sink";
 const DEFAULT_STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// Longer than what a primary with one busy client needs from a report to its next commit, and short beside any wait that is noticed.
+const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(300);
+const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
 const DEFAULT_KEEP_SEGMENTS: u64 = 16;
 
 /// The longest slot name: Postgres' `NAMEDATALEN` less one.
@@ -94,6 +97,8 @@ pub struct ServeConfig {
     pub report_write: ReportWrite,
     /// The longest time without a report to the primary.
     pub status_interval: Duration,
+    /// How long the link is polled before sleeping; zero is never.
+    pub busy_poll: Duration,
     /// Which WAL is kept.
     pub keep: Keep,
     /// How HTTPS is served.
@@ -145,6 +150,7 @@ impl ServeConfig {
             ack: s.or("ack", Ack::None, parse_ack),
             report_write: s.or("report-write", ReportWrite::Auto, parse_report_write),
             status_interval: s.or("status-interval", DEFAULT_STATUS_INTERVAL, parse_positive_duration),
+            busy_poll: s.or("busy-poll", DEFAULT_BUSY_POLL, parse_busy_poll),
             keep: Keep {
                 size: s.optional("keep-size", |text| parse_size(text).map_err(|error| error.to_string())),
                 age: s.optional("keep-age", parse_positive_duration),
@@ -288,6 +294,16 @@ fn parse_ack(text: &str) -> Result<Ack, String> {
         "flush" => Ok(Ack::Flush),
         "none" => Ok(Ack::None),
         _ => Err(format!("{text:?} is neither none nor flush")),
+    }
+}
+
+fn parse_busy_poll(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(duration) if duration > BUSY_POLL_MAX => {
+            Err(format!("it is more than {}ms: a sink with little to do is to sleep", BUSY_POLL_MAX.as_millis()))
+        }
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -16,15 +16,22 @@ const SIZE_UNITS: [(&str, u64); 10] = [
     ("B", 1),
 ];
 
-/// What a duration is written in, in milliseconds.
-const DURATION_UNITS: [(&str, u64); 6] =
-    [("ms", 1), ("s", 1_000), ("min", 60_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+/// What a duration is written in, in microseconds.
+const DURATION_UNITS: [(&str, u64); 7] = [
+    ("us", 1),
+    ("ms", 1_000),
+    ("s", 1_000_000),
+    ("min", 60_000_000),
+    ("m", 60_000_000),
+    ("h", 3_600_000_000),
+    ("d", 86_400_000_000),
+];
 
 /// A text that is no size or no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// No duration.
-    #[error("{0:?} is no duration: write a whole number and one of ms, s, m, h, d, as in 30s, 12h or 7d")]
+    #[error("{0:?} is no duration: write a whole number and one of us, ms, s, m, h, d, as in 30s, 12h or 7d")]
     Duration(String),
     /// No size.
     #[error("{0:?} is no size: write a whole number and one of B, kB, MB, GB, TB (powers of 1024), as in 512MB or 10GB")]
@@ -44,7 +51,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 /// # Errors
 /// Where it is no whole number with a unit, or too large.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    scaled(text, &DURATION_UNITS).map(Duration::from_millis).ok_or_else(|| UnitError::Duration(text.to_owned()))
+    scaled(text, &DURATION_UNITS).map(Duration::from_micros).ok_or_else(|| UnitError::Duration(text.to_owned()))
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -76,6 +83,7 @@ mod tests {
             assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("300us"), Ok(Duration::from_micros(300)));
     }
 
     #[test]

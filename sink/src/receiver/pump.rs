@@ -9,9 +9,10 @@ use walbus::Lsn;
 use walbus::disk::OsDisk;
 use walbus::proto::replication::StandbyStatus;
 use walbus::receive::{Blocked, Receiver, Taken};
-use walbus::source::{CopyStream, Event};
+use walbus::source::{CopyStream, Event, SourceError};
 
-use super::{Fatal, SILENCE_MAX, SessionEnd, Stream, stopped};
+use super::linger::Linger;
+use super::{Fatal, ReportWrite, SILENCE_MAX, SessionEnd, Settings, Stream, stopped};
 use crate::api::State;
 
 /// How much is taken before it is made durable, however much more waits: bounds what a failure takes back, and the memory that the kernel
@@ -31,6 +32,10 @@ const FACTS_INTERVAL: Duration = Duration::from_secs(1);
 /// sleep at just that moment, and commits waited for the status interval, 10 s. Any message wakes it.
 const NUDGES: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(500)];
 
+/// How long what is written may wait for its fsync while more keeps coming, where commits wait for write alone: one fsync then covers what came
+/// in that time. Commits that wait for flush wait so much longer.
+const FLUSH_DELAY_MAX: Duration = Duration::from_millis(1);
+
 /// WAL that has arrived and can't be written yet.
 struct Waiting {
     at: Lsn,
@@ -41,6 +46,13 @@ struct Waiting {
 struct Pump {
     server_end: Lsn,
     waiting: Option<Waiting>,
+    /// What came while it was polled for.
+    arrived: Option<Event>,
+    linger: Linger,
+    /// Since when it is waited for what comes next.
+    waits_since: Option<Instant>,
+    /// When what is written is flushed at the latest, where it need not be at once.
+    flush_by: Option<Instant>,
     reply_wanted: bool,
     next_status: Instant,
     /// How many of [`NUDGES`] were given since something moved.
@@ -59,14 +71,17 @@ struct Pump {
     streaming: bool,
 }
 
-impl Stream {
-    /// Receives until the timeline ends; gives the stream back for what comes then.
-    pub(super) async fn pump(&mut self, mut stream: CopyStream, server_end: Lsn) -> Result<CopyStream, SessionEnd> {
-        let mut pump = Pump {
+impl Pump {
+    fn new(server_end: Lsn, settings: &Settings) -> Self {
+        Self {
             server_end,
             waiting: None,
+            arrived: None,
+            linger: Linger::new(settings.busy_poll),
+            waits_since: None,
+            flush_by: None,
             reply_wanted: false,
-            next_status: now() + self.settings.status_interval,
+            next_status: now() + settings.status_interval,
             nudges: 0,
             next_facts: now(),
             nudge_at: None,
@@ -75,7 +90,14 @@ impl Stream {
             retry_spare_at: None,
             disk_full: false,
             streaming: false,
-        };
+        }
+    }
+}
+
+impl Stream {
+    /// Receives until the timeline ends; gives the stream back for what comes then.
+    pub(super) async fn pump(&mut self, mut stream: CopyStream, server_end: Lsn) -> Result<CopyStream, SessionEnd> {
+        let mut pump = Pump::new(server_end, &self.settings);
         if self.receiver().ledger().is_some_and(|ledger| ledger.received() >= server_end) {
             // There is nothing to be sent, and silence may last.
             self.streams(&mut pump);
@@ -83,6 +105,7 @@ impl Stream {
         let mut shutdown = self.shutdown.clone();
         loop {
             self.order_spares(&pump);
+            self.linger(&mut pump, &mut stream).await?;
             tokio::select! {
                 // In order: what must not starve comes before what can be ready for ever.
                 biased;
@@ -96,8 +119,11 @@ impl Stream {
                     pump.retry_spare_at = None;
                     self.take_waiting(&mut pump)?;
                 }
-                event = stream.next(), if pump.waiting.is_none() => {
+                event = next_event(&mut pump.arrived, &mut stream), if pump.waiting.is_none() => {
                     (pump.heard, pump.asked) = (now(), false);
+                    if let Some(since) = pump.waits_since.take() {
+                        pump.linger.handle_wait(pump.heard - since);
+                    }
                     if self.take_batch(&mut pump, &mut stream, event?)? {
                         self.flush(&mut pump, &mut stream).await?;
                         return Ok(stream);
@@ -115,11 +141,38 @@ impl Stream {
                     pump.reply_wanted = true;
                 }
             }
-            if self.reports_write || pump.reply_wanted {
+            if self.reports_write() || pump.reply_wanted {
                 self.report(&mut pump, &mut stream).await?;
             }
-            self.flush(&mut pump, &mut stream).await?;
+            match pump.flush_by {
+                None if self.waits_for_write && self.receiver().needs_flush() => pump.flush_by = Some(now() + FLUSH_DELAY_MAX),
+                Some(by) if now() < by => {}
+                _ => self.flush(&mut pump, &mut stream).await?,
+            }
+            pump.waits_since.get_or_insert_with(now);
         }
+    }
+
+    /// Whether what is written is reported before it is durable.
+    fn reports_write(&self) -> bool {
+        self.waits_for_write || self.settings.report_write == ReportWrite::Always
+    }
+
+    /// Polls for what comes next as long as it is likely to come soon, and leaves nothing unflushed where it has not come.
+    async fn linger(&mut self, pump: &mut Pump, stream: &mut CopyStream) -> Result<(), SessionEnd> {
+        let until = pump.waits_since.map(|since| since + pump.linger.window());
+        while pump.arrived.is_none() && pump.waiting.is_none() && until.is_some_and(|until| now() < until) {
+            pump.arrived = stream.try_next()?;
+            if pump.arrived.is_none() {
+                // The runtime asks the socket, and whoever else has work on this processor gets it.
+                tokio::task::yield_now().await;
+                std::thread::yield_now();
+            }
+        }
+        if pump.arrived.is_none() && pump.flush_by.is_some() {
+            self.flush(pump, stream).await?;
+        }
+        Ok(())
     }
 
     fn receiver(&mut self) -> &mut Receiver<OsDisk> {
@@ -252,6 +305,7 @@ impl Stream {
 
     /// Makes durable what was taken, and tells the primary.
     async fn flush(&mut self, pump: &mut Pump, stream: &mut CopyStream) -> Result<(), SessionEnd> {
+        pump.flush_by = None;
         if self.receiver().needs_flush() {
             let job = self.receiver().begin_flush();
             let done = self.publisher.timed_flush(job).map_err(Fatal::Fsync)?;
@@ -269,6 +323,14 @@ impl Stream {
             self.publisher.publish(receiver, pump.server_end);
         }
         Ok(())
+    }
+}
+
+/// What was polled for, or else what comes next. Cancellation-safe: it is not taken before it is given.
+async fn next_event(arrived: &mut Option<Event>, stream: &mut CopyStream) -> Result<Event, SourceError> {
+    match arrived.take() {
+        Some(event) => Ok(event),
+        None => stream.next().await,
     }
 }
 

@@ -47,15 +47,27 @@ fn defaults_are_those_that_the_help_names() {
     assert_eq!(config.application_name, None);
     assert_eq!(config.ack, Ack::None);
     assert_eq!(config.status_interval, Duration::from_secs(10));
+    assert_eq!(config.busy_poll, Duration::from_micros(300));
     assert_eq!(config.keep, Keep { size: None, age: None, segments: 16 });
     assert_eq!(config.https.listen, "127.0.0.1:8432");
     assert_eq!(config.https.names, ["127.0.0.1"]);
     assert_eq!(config.https.limits, Limits::default());
     assert_eq!((config.log_format, config.log_filter.as_str()), (LogFormat::Text, "info"));
     let help = Command::command().render_long_help().to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    for default in
-        ["beyond_pg_sink]", "beyond-pg-sink]", "none]", "10s]", "16]", "127.0.0.1:8432]", "1024]", "15s]", "75s]", "60s]", "info]"]
-    {
+    for default in [
+        "beyond_pg_sink]",
+        "beyond-pg-sink]",
+        "none]",
+        "10s]",
+        "300us]",
+        "16]",
+        "127.0.0.1:8432]",
+        "1024]",
+        "15s]",
+        "75s]",
+        "60s]",
+        "info]",
+    ] {
         assert!(help.contains(&format!("[default: {default}")), "{default}");
     }
 }
@@ -92,8 +104,8 @@ fn the_environment_lies_between_flag_and_file() {
 #[test]
 fn all_faults_are_told_at_once_each_by_its_names() {
     let flags = ["--keep-age=7 days", "--ack=apply", "--slot=Sink", "--tls-cert=c.pem", "--require-client-cert"];
-    let ConfigError(faults) = resolve(&flags, "status-interval = '0'").unwrap_err();
-    for name in ["data-dir", "upstream", "keep-age", "ack", "slot", "tls-key", "client-ca", "status-interval"] {
+    let ConfigError(faults) = resolve(&flags, "status-interval = '0'\nbusy-poll = '1s'").unwrap_err();
+    for name in ["data-dir", "upstream", "keep-age", "ack", "slot", "tls-key", "client-ca", "status-interval", "busy-poll"] {
         let variable = name.to_ascii_uppercase().replace('-', "_");
         let names = format!("(set by --{name}, BEYOND_PG_SINK_{variable}, or {name} in the --config file)");
         assert!(faults.iter().any(|fault| fault.starts_with(name) && fault.ends_with(&names)), "{name} in {faults:#?}");
