@@ -62,24 +62,10 @@ pub struct Settings {
     pub create_slot: bool,
     /// What is reported as apply.
     pub apply: ApplyAs,
-    /// When what is written is reported before it is durable.
-    pub report_write: ReportWrite,
     /// The longest time without a report.
     pub status_interval: Duration,
     /// How long the link is polled for more WAL before the thread goes to sleep, while it comes that soon.
     pub busy_poll: Duration,
-}
-
-/// When what is written is reported in a message of its own, before it is durable: what `synchronous_commit = remote_write` waits for.
-///
-/// That message comes before the fsync that all other commits wait for, and makes them slower by a tenth.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ReportWrite {
-    /// Always.
-    Always,
-    /// Where the primary's `synchronous_commit` is `remote_write` for the sink's role when it connects. Else write is reported with flush.
-    #[default]
-    Auto,
 }
 
 /// Why the receiver ended for good: the process must end.

@@ -58,7 +58,6 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
             Ack::Flush => ApplyAs::Flush,
             Ack::None => ApplyAs::Nothing,
         },
-        report_write: config.report_write,
         status_interval: config.status_interval,
         busy_poll: config.busy_poll,
     };

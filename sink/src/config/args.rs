@@ -98,14 +98,6 @@ pub struct ServeArgs {
     #[arg(long, value_name = "none|flush", env = "BEYOND_PG_SINK_ACK", help_heading = "Receiving")]
     pub ack: Option<String>,
 
-    /// When what is written is reported before it is durable: auto or always [default: auto].
-    ///
-    /// Commits under synchronous_commit = remote_write wait for that report; all others are slower by about a tenth for it. With `auto` it is
-    /// given where the primary's synchronous_commit is remote_write when the sink connects (in postgresql.conf, or by ALTER ROLE for the
-    /// sink's role). Choose `always` where only some sessions or transactions set it.
-    #[arg(long, value_name = "auto|always", env = "BEYOND_PG_SINK_REPORT_WRITE", help_heading = "Receiving")]
-    pub report_write: Option<String>,
-
     /// How often the primary is told where the sink is when nothing happens [default: 10s].
     ///
     /// Must be well below the primary's wal_sender_timeout. What is written or flushed is reported at once, whatever this says.
@@ -210,7 +202,7 @@ pub struct ServeArgs {
 
 impl ServeArgs {
     /// Each setting's key with what the flag or the environment says.
-    pub(super) fn entries(&self) -> [(&'static str, Option<String>); 29] {
+    pub(super) fn entries(&self) -> [(&'static str, Option<String>); 28] {
         let names = (!self.https_name.is_empty()).then(|| self.https_name.join(","));
         [
             ("data-dir", self.data_dir.clone()),
@@ -219,7 +211,6 @@ impl ServeArgs {
             ("no-create-slot", self.no_create_slot.clone()),
             ("application-name", self.application_name.clone()),
             ("ack", self.ack.clone()),
-            ("report-write", self.report_write.clone()),
             ("status-interval", self.status_interval.clone()),
             ("busy-poll", self.busy_poll.clone()),
             ("keep-size", self.keep_size.clone()),

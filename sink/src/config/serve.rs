@@ -12,7 +12,6 @@ use super::args::{SecretText, ServeArgs};
 use super::file;
 use super::units::{parse_duration, parse_size};
 use crate::https::Limits;
-use crate::receiver::ReportWrite;
 
 /// The name on the primary, unless the settings or the connection string give another.
 pub const DEFAULT_APPLICATION_NAME: &str = "beyond-pg-sink";
@@ -93,8 +92,6 @@ pub struct ServeConfig {
     pub application_name: Option<String>,
     /// What is reported as applied.
     pub ack: Ack,
-    /// When what is written is reported before it is durable.
-    pub report_write: ReportWrite,
     /// The longest time without a report to the primary.
     pub status_interval: Duration,
     /// How long the link is polled before sleeping; zero is never.
@@ -148,7 +145,6 @@ impl ServeConfig {
             create_slot: !s.or("no-create-slot", false, parse_bool),
             application_name: s.optional("application-name", parse_text),
             ack: s.or("ack", Ack::None, parse_ack),
-            report_write: s.or("report-write", ReportWrite::Auto, parse_report_write),
             status_interval: s.or("status-interval", DEFAULT_STATUS_INTERVAL, parse_positive_duration),
             busy_poll: s.or("busy-poll", DEFAULT_BUSY_POLL, parse_busy_poll),
             keep: Keep {
@@ -278,14 +274,6 @@ fn parse_bool(text: &str) -> Result<bool, String> {
         "true" | "on" | "yes" | "1" => Ok(true),
         "false" | "off" | "no" | "0" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
-    }
-}
-
-fn parse_report_write(text: &str) -> Result<ReportWrite, String> {
-    match text {
-        "always" => Ok(ReportWrite::Always),
-        "auto" => Ok(ReportWrite::Auto),
-        _ => Err(format!("{text:?} is neither auto nor always")),
     }
 }
 

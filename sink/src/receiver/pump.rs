@@ -12,7 +12,7 @@ use walbus::receive::{Blocked, Receiver, Taken};
 use walbus::source::{CopyStream, Event, SourceError};
 
 use super::linger::Linger;
-use super::{Fatal, ReportWrite, SILENCE_MAX, SessionEnd, Settings, Stream, stopped};
+use super::{Fatal, SILENCE_MAX, SessionEnd, Settings, Stream, stopped};
 use crate::api::State;
 
 /// How much is taken before it is made durable, however much more waits: bounds what a failure takes back, and the memory that the kernel
@@ -141,9 +141,7 @@ impl Stream {
                     pump.reply_wanted = true;
                 }
             }
-            if self.reports_write() || pump.reply_wanted {
-                self.report(&mut pump, &mut stream).await?;
-            }
+            self.report(&mut pump, &mut stream).await?;
             match pump.flush_by {
                 None if self.waits_for_write && self.receiver().needs_flush() => pump.flush_by = Some(now() + FLUSH_DELAY_MAX),
                 Some(by) if now() < by => {}
@@ -151,11 +149,6 @@ impl Stream {
             }
             pump.waits_since.get_or_insert_with(now);
         }
-    }
-
-    /// Whether what is written is reported before it is durable.
-    fn reports_write(&self) -> bool {
-        self.waits_for_write || self.settings.report_write == ReportWrite::Always
     }
 
     /// Polls for what comes next as long as it is likely to come soon, and leaves nothing unflushed where it has not come.
@@ -274,7 +267,8 @@ impl Stream {
         }
     }
 
-    /// Tells the primary what is written, if that has moved or it asked.
+    /// Tells the primary what is written and what is durable, if that has moved or it asked. Before an fsync too: commits under `remote_write`
+    /// wait for no more.
     async fn report(&mut self, pump: &mut Pump, stream: &mut CopyStream) -> Result<(), SessionEnd> {
         let ledger = self.receiver().ledger_mut().expect("a pump has a session");
         let moved = ledger.poll_report();
