@@ -3,5 +3,6 @@
 pub mod backend;
 pub mod control;
 pub mod history;
+pub mod pgoutput;
 pub mod replication;
 pub mod wal;
