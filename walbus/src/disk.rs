@@ -9,7 +9,11 @@ use std::io;
 #[cfg(feature = "disk")]
 mod os;
 #[cfg(feature = "disk")]
+mod spool;
+#[cfg(feature = "disk")]
 pub use os::{OsDisk, OsFile};
+#[cfg(feature = "disk")]
+pub use spool::{FolderSpool, FolderSpoolFile};
 
 /// One folder of files.
 ///

@@ -13,7 +13,7 @@
 //!
 //! Bytes flow one way. Only positions flow back, and only through the [`ledger`].
 //!
-//! What is below [`proto`], and the deciding types ([`lsn`], [`segment`], [`ledger`], [`receive`]), take bytes and values and give
+//! What is below [`proto`], and the deciding types ([`lsn`], [`segment`], [`ledger`], [`receive`], [`logical`]), take bytes and values and give
 //! values: they know no socket, file, clock or task, and build without any feature of this crate. Drivers do the I/O: [`source`]
 //! the network, [`disk`] the files.
 
@@ -25,7 +25,9 @@ pub mod ident;
 pub mod index;
 pub mod ledger;
 pub mod log;
+pub mod logical;
 pub mod lsn;
+pub mod position;
 pub mod proto;
 pub mod receive;
 pub mod ring;
@@ -37,4 +39,5 @@ pub mod source;
 
 pub use ident::{PgTime, SystemId, Timeline};
 pub use lsn::Lsn;
+pub use position::Position;
 pub use segment::{Segment, SegmentName, SegmentSize, WalFile};
