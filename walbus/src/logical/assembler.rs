@@ -156,8 +156,12 @@ impl<S: Spool> Assembler<S> {
     /// How many bytes of what is not committed are spooled.
     #[must_use]
     pub fn spooled_bytes(&self) -> u64 {
+        let whole = match &self.whole {
+            Some(Whole::Prepared { buffer, .. }) => buffer.spooled,
+            _ => 0,
+        };
         let prepared = self.prepared.values().map(|held| held.buffer.spooled);
-        self.open.values().map(|buffer| buffer.spooled).chain(prepared).sum()
+        whole + self.open.values().map(|buffer| buffer.spooled).chain(prepared).sum::<u64>()
     }
 
     /// How many transactions are open, those prepared included.

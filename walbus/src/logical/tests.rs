@@ -1,5 +1,6 @@
 mod feedback;
 mod random;
+mod recorded;
 mod server;
 
 use bytes::Bytes;

@@ -30,6 +30,7 @@ fn read(sent: &[Bytes], limits: Limits) -> Vec<Seen> {
             other @ (Step::NotHeld(_) | Step::Skipped(_)) => panic!("{other:?}"),
         }
         assert!(session.assembler.memory_bytes() <= limits.memory_bytes, "the limit is kept");
+        assert_eq!(session.spool.held() as u64, session.assembler.spooled_bytes(), "and all is accounted for");
     }
     assert_eq!((session.assembler.open(), session.assembler.memory_bytes(), session.spool.held()), (0, 0, 0));
     seen
