@@ -149,7 +149,13 @@ impl Feedback {
         let held = self.prepared.first().copied().unwrap_or(Lsn::MAX);
         // A session may start at a prepare record and be sent it, so up to its first byte all is done.
         self.confirmed = self.confirmed.max(self.durable.min(held));
-        debug_assert!(self.confirmed <= self.durable && self.durable <= self.received.max(self.durable));
+        assert!(
+            self.confirmed <= self.durable && self.durable <= self.received,
+            "confirmed {} <= durable {} <= received {}",
+            self.confirmed,
+            self.durable,
+            self.received
+        );
     }
 
     /// What is confirmed.
