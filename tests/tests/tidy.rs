@@ -36,7 +36,9 @@ const IMPURE: [&str; 13] = [
 ];
 
 /// Folders and files of deciding code that is as pure as what is below `proto/`.
-const PURE: [&str; 7] = [
+const PURE: [&str; 9] = [
+    "clients/proto/src/json.rs",
+    "clients/proto/src/position.rs",
     "walbus/src/ident.rs",
     "walbus/src/ledger.rs",
     "walbus/src/logical.rs",
