@@ -1,0 +1,7 @@
+//! Change data capture: one logical slot, a durable event log, any number of consumers.
+//!
+//! ```text
+//!   walsender ──▶ source ──▶ encode ──▶ log (files, ring) ──▶ fanout ──▶ quic ──▶ consumers
+//! ```
+pub mod log;
+pub mod program;

@@ -1,0 +1,5 @@
+mod basics;
+mod cut;
+mod power;
+mod sim;
+pub(crate) mod workload;

@@ -1,0 +1,38 @@
+//! The command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::log::inspect::{self, LogArgs};
+
+/// Changes of a PostgreSQL database, from one replication slot to any number of consumers.
+///
+/// One logical slot is decoded once; the changes are kept in a durable event log, and each consumer reads it at its own pace: a slow or a dead one
+/// costs the primary nothing.
+#[derive(Debug, Parser)]
+#[command(name = "beyond-pg-cdc", version, max_term_width = 110)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Listed to users in the order in which they are needed.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look into the event log of a data folder: prove it, list its segments, print its changes.
+    #[command(display_order = 9)]
+    Log(LogArgs),
+}
+
+/// Runs the program with the process' arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let done = match Program::parse().command {
+        Command::Log(args) => inspect::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("beyond-pg-cdc: {error:#}");
+        ExitCode::FAILURE
+    })
+}
