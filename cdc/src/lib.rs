@@ -3,5 +3,6 @@
 //! ```text
 //!   walsender ──▶ source ──▶ encode ──▶ log (files, ring) ──▶ fanout ──▶ quic ──▶ consumers
 //! ```
+pub mod encode;
 pub mod log;
 pub mod program;
