@@ -155,6 +155,10 @@ impl Encoder {
     /// # Panics
     /// Where none has, or positions do not rise.
     pub fn change(&mut self, change: &Change) {
+        // Before the next one and not behind this one: so the last part has a change, and with it a position of its own.
+        if self.open.as_ref().is_some_and(|open| open.changes.len() >= self.limits.batch_bytes) {
+            self.part();
+        }
         let Self { registry, scratch, change: encoded, truncated, open, .. } = self;
         let open = open.as_mut().expect("a change is of a transaction that has begun");
         assert!(change.position > open.last, "positions rise: {} after {}", change.position, open.last);
@@ -180,9 +184,6 @@ impl Encoder {
         wire::bytes(&mut open.changes, CHANGES, encoded);
         open.first.get_or_insert(change.position);
         open.last = change.position;
-        if open.changes.len() >= self.limits.batch_bytes {
-            self.part();
-        }
     }
 
     /// The transaction that has begun is committed.

@@ -13,8 +13,15 @@ const VALUES: u32 = 2;
 
 /// The fields of an `Array`, `None` where the text is none, or one whose lower bounds are not 1.
 pub(super) fn encode(element: Kind, text: &[u8]) -> Option<Vec<u8>> {
-    let mut reader =
-        Reader { element, rest: text, dimensions: Vec::new(), values: Vec::new(), scratch: Vec::new(), word: Vec::new() };
+    let mut reader = Reader {
+        element,
+        rest: text,
+        dimensions: Vec::new(),
+        leaf: None,
+        values: Vec::new(),
+        scratch: Vec::new(),
+        word: Vec::new(),
+    };
     if text == b"{}" {
         return Some(Vec::new());
     }
@@ -35,6 +42,8 @@ struct Reader<'a> {
     rest: &'a [u8],
     /// The length of each dimension, as its first list has it.
     dimensions: Vec<u32>,
+    /// How deep the values are.
+    leaf: Option<usize>,
     values: Vec<u8>,
     scratch: Vec<u8>,
     word: Vec<u8>,
@@ -47,7 +56,7 @@ impl Reader<'_> {
         let mut length = 0_u32;
         loop {
             match self.rest.first()? {
-                b'{' if depth + 1 < DIMENSIONS_MAX => {
+                b'{' if depth + 1 < DIMENSIONS_MAX && self.leaf.is_none_or(|leaf| depth < leaf) => {
                     if self.dimensions.len() == depth {
                         self.dimensions.push(0);
                     }
@@ -77,10 +86,8 @@ impl Reader<'_> {
         if self.dimensions.len() == depth {
             self.dimensions.push(0);
         }
-        if self.dimensions.len() != depth + 1 {
-            // A value where others have a list.
-            return None;
-        }
+        // A value where others have a list, or the other way round, is refused.
+        (*self.leaf.get_or_insert(depth) == depth).then_some(())?;
         self.scratch.clear();
         if let Some(quoted) = self.rest.strip_prefix(b"\"") {
             self.rest = quoted;
