@@ -21,8 +21,7 @@ use crate::log::schemas::SchemaSet;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Whole transactions in commit order, from the oldest one held, as walcat prints them: see `walcat --help` for what is in \
-                  an object.\n\nExample:\n  beyond-pg-cdc log cat /var/lib/beyond-pg-cdc/log --after 0/16B3748:3 | jq 'select(.table == \
-                  \"users\")'"
+                  an object.\n\nExamples:\n  beyond-pg-cdc log cat DIR --count 10\n  beyond-pg-cdc log cat DIR --after 0/16B3748:3 | jq .new"
 )]
 pub(super) struct CatArgs {
     #[command(flatten)]
