@@ -9,11 +9,11 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, ETAG, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
+use walbus::pem;
 use walbus::{Lsn, SegmentName, Timeline};
 
 use crate::api::{COMPLETE_HEADER, FLUSHED_HEADER, Problem, Segments, Status, TIMELINE_HEADER, Waited};
 use crate::config::ClientArgs;
-use crate::tls::pem;
 
 /// How long a sink may stay silent within an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);

@@ -4,7 +4,6 @@ mod args;
 mod client;
 mod file;
 mod serve;
-pub mod units;
 
 pub use args::{SecretText, ServeArgs};
 pub use client::ClientArgs;

@@ -39,18 +39,19 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use walbus::pem::PemError;
+use walbus::service::tls::{ProvisionError, ServerTls, TlsFiles, provision_token};
+use walbus::service::token::TokenFile;
 
 pub use limits::{Limits, WAIT_DEFAULT, WAIT_MAX};
 
 use self::app::App;
-use self::auth::TokenFile;
 use self::failure::Failure;
 use self::limits::{REFUSAL_TIMEOUT, REFUSALS};
 use crate::config::{HttpsConfig, ServeConfig};
 use crate::metrics::Metrics;
 use crate::state::StreamState;
-use crate::tls::pem::PemError;
-use crate::tls::{self, ProvisionError, ServerTls, TlsFiles};
+use crate::tls;
 
 /// How long to wait after an accept that failed, when the process has no file descriptor left for another connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -107,7 +108,7 @@ impl Options {
                 (Some(own), (token, false))
             }
             (Some(_), Some(given)) => (None, (given, false)),
-            (Some(_), None) => (None, tls::provision_token(dir)?),
+            (Some(_), None) => (None, provision_token(dir)?),
         };
         let (token_file, token_created) = token;
         let renew = own.is_some().then_some(names);
@@ -193,7 +194,7 @@ pub struct Driver {
 /// # Errors
 /// See [`BindError`].
 pub async fn bind(options: Options, state: Arc<StreamState>, metrics: Arc<Metrics>) -> Result<(Handle, Driver), BindError> {
-    let tls = Arc::new(ServerTls::open(options.tls.clone())?);
+    let tls = Arc::new(ServerTls::open(options.tls.clone(), &["h2", "http/1.1"])?);
     let token_file = options.token_file.clone();
     let token = TokenFile::open(token_file.clone()).map_err(|source| BindError::Token { path: token_file, source })?;
     let listen_error = |source| BindError::Listen { listen: options.listen.clone(), source };

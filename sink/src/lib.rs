@@ -11,7 +11,6 @@ pub mod client;
 pub mod config;
 pub mod facts;
 pub mod https;
-pub mod lock;
 pub mod metrics;
 pub mod program;
 pub mod receiver;

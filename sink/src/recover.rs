@@ -21,10 +21,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use walbus::clock::{Clock, SystemClock};
+use walbus::units::parse_duration;
 
 use crate::client::Client;
 use crate::config::ClientArgs;
-use crate::config::units::parse_duration;
 
 mod chain;
 mod control;

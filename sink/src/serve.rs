@@ -19,12 +19,12 @@ use walbus::index::SegmentFacts;
 use walbus::ledger::ApplyAs;
 use walbus::proto::history::History;
 use walbus::receive::{COMPARED_BYTES_MIN, Scan};
+use walbus::service::lock::FolderLock;
 use walbus::{Lsn, Segment, Timeline, WalFile};
 
 use crate::config::{Ack, DEFAULT_APPLICATION_NAME, LogFormat, ServeArgs, ServeConfig};
 use crate::facts::Indexer;
 use crate::https;
-use crate::lock::FolderLock;
 use crate::metrics::Metrics;
 use crate::receiver::{self, Fatal, Publisher, Settings};
 use crate::retention;
@@ -34,6 +34,8 @@ use crate::state::{Catalog, Held, StreamState};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked for segments that need not be kept.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
+/// What keeps a second sink off the data folder.
+const LOCK_FILE: &str = "sink.lock";
 /// How many threads serve HTTPS: the receiver has one of its own, whatever these do.
 const HTTPS_THREADS: usize = 2;
 
@@ -62,7 +64,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         busy_poll: config.busy_poll,
     };
     make_folder(&config.data_dir)?;
-    let _lock = FolderLock::take(&config.data_dir)?;
+    let _lock = FolderLock::take(&config.data_dir, LOCK_FILE, "beyond-pg-sink")?;
     let disk = OsDisk::open(&config.data_dir).with_context(|| format!("open --data-dir {}", config.data_dir.display()))?;
     let scan = Scan::of(&disk)?;
     let state = Arc::new(StreamState::new(catalog_of(&disk, scan.as_ref())));

@@ -1,8 +1,16 @@
-//! Certificates, keys and the token: the sink's own, made on the first start, or the user's, read again when they change.
+//! The sink's own authority, certificate and token.
 
-mod own;
-pub mod pem;
-mod server;
+use std::path::Path;
 
-pub use own::{ProvisionError, Provisioned, provision, provision_at, provision_token};
-pub use server::{ServerTls, TlsFiles};
+use walbus::service::tls::{self, Owner, ProvisionError, Provisioned};
+
+/// Who the sink is in its certificates.
+const OWNER: Owner = Owner { program: "beyond-pg-sink", names_setting: "--https-name" };
+
+/// [`tls::provision`] for a sink. Blocks.
+///
+/// # Errors
+/// See [`ProvisionError`].
+pub fn provision(dir: &Path, names: &[String]) -> Result<Provisioned, ProvisionError> {
+    tls::provision(OWNER, dir, names)
+}

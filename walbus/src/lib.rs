@@ -27,15 +27,20 @@ pub mod ledger;
 pub mod log;
 pub mod logical;
 pub mod lsn;
+#[cfg(feature = "pem")]
+pub mod pem;
 pub mod position;
 pub mod proto;
 pub mod receive;
 pub mod ring;
 pub mod segment;
+#[cfg(feature = "service")]
+pub mod service;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 #[cfg(feature = "source")]
 pub mod source;
+pub mod units;
 
 pub use ident::{PgTime, SystemId, Timeline};
 pub use lsn::Lsn;

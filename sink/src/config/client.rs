@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::units::parse_duration;
+use walbus::units::parse_duration;
 
 /// How long a connection may take to be made unless told otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

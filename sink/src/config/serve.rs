@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use tracing_subscriber::EnvFilter;
+use walbus::units::{parse_duration, parse_size};
 
 use super::args::{SecretText, ServeArgs};
 use super::file;
-use super::units::{parse_duration, parse_size};
 use crate::https::Limits;
 
 /// The name on the primary, unless the settings or the connection string give another.

@@ -8,9 +8,9 @@ use axum::response::Response;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use walbus::proto::history::History;
+use walbus::service::token::TokenFile;
 use walbus::{SegmentSize, Timeline};
 
-use super::auth::TokenFile;
 use super::body::{Bodies, Part, WalBody};
 use super::failure::Failure;
 use super::folder::Folder;

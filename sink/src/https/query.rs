@@ -5,9 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use walbus::Timeline;
+use walbus::units::parse_duration;
 
 use super::failure::Failure;
-use crate::config::units::parse_duration;
 
 /// The parameters of one request.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use super::failure::Failure;
 use super::holdings::{end_of, gaps, oldest};
 use super::limits::{URI_BYTES_MAX, WAIT_DEFAULT, WAIT_MAX};
 use super::query::Query;
-use super::{segment, wal};
+use super::{auth, segment, wal};
 use crate::api::{self, SegmentEntry, Segments, Status, Waited};
 use crate::metrics::{self, RequestLabels};
 use crate::state::{Held, Positions};
@@ -87,7 +87,7 @@ async fn authenticate(
     next: Next,
 ) -> Result<Response, Failure> {
     if !peer.certified {
-        app.token.check(request.headers())?;
+        auth::check(&app.token, request.headers())?;
     }
     Ok(next.run(request).await)
 }

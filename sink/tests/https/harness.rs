@@ -14,7 +14,7 @@ use sink::config::ClientArgs;
 use sink::https::{self, Handle, Limits, Options};
 use sink::metrics::Metrics;
 use sink::state::{Catalog, Held, Identity, Positions, StreamState};
-use sink::tls;
+
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -70,7 +70,7 @@ impl Sink {
     /// A server that holds nothing yet.
     pub(crate) async fn empty(change: impl FnOnce(&mut Options)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let own = tls::provision(dir.path(), &[]).unwrap();
+        let own = sink::tls::provision(dir.path(), &[]).unwrap();
         let mut options = Options {
             listen: "127.0.0.1:0".to_owned(),
             data_dir: dir.path().to_owned(),
@@ -151,7 +151,7 @@ impl Sink {
 
     /// What a client trusts; with HTTP/2 where asked for.
     pub(crate) fn tls(&self, alpn: &[&str]) -> rustls::ClientConfig {
-        let roots = tls::pem::roots("--ca", &self.dir.path().join("tls/ca.pem")).unwrap();
+        let roots = walbus::pem::roots("--ca", &self.dir.path().join("tls/ca.pem")).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();

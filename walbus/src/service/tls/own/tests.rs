@@ -1,5 +1,5 @@
 use super::*;
-use walbus::PgTime;
+use crate::ident::PgTime;
 
 /// A clock that stands still.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ impl Clock for At {
     }
 }
 
+const OWNER: Owner = Owner { program: "beyond-pg-sink", names_setting: "--https-name" };
+
 const START: At = At(Duration::from_secs(1_800_000_000));
 
 fn later(time: Duration) -> At {
@@ -28,7 +30,7 @@ fn read(dir: &Path, name: &str) -> String {
 #[test]
 fn the_first_start_makes_all_of_it_and_the_next_ones_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let first = provision_at(dir.path(), &[], &START).unwrap();
+    let first = provision_at(OWNER, dir.path(), &[], &START).unwrap();
     assert!(first.created);
     assert_eq!(first.token_path, dir.path().join("token"));
     let files = ["tls/ca.pem", "tls/ca.key", "tls/server.pem", "tls/server.key", "token"];
@@ -38,7 +40,7 @@ fn the_first_start_makes_all_of_it_and_the_next_ones_nothing() {
     }
     assert_eq!(URL_SAFE_NO_PAD.decode(made[4].trim()).unwrap().len(), 32);
 
-    let again = provision_at(dir.path(), &[], &later(DAY)).unwrap();
+    let again = provision_at(OWNER, dir.path(), &[], &later(DAY)).unwrap();
     assert!(!again.created);
     assert_eq!(files.map(|name| read(dir.path(), name)), made);
 }
@@ -46,12 +48,12 @@ fn the_first_start_makes_all_of_it_and_the_next_ones_nothing() {
 #[test]
 fn the_certificate_is_made_again_when_it_is_old_and_the_authority_stays() {
     let dir = tempfile::tempdir().unwrap();
-    provision_at(dir.path(), &[], &START).unwrap();
+    provision_at(OWNER, dir.path(), &[], &START).unwrap();
     let (ca, server, key) =
         (read(dir.path(), "tls/ca.pem"), read(dir.path(), "tls/server.pem"), read(dir.path(), "tls/server.key"));
-    provision_at(dir.path(), &[], &later(CERT_LIFE * 2 / 3 - DAY)).unwrap();
+    provision_at(OWNER, dir.path(), &[], &later(CERT_LIFE * 2 / 3 - DAY)).unwrap();
     assert_eq!(read(dir.path(), "tls/server.pem"), server);
-    provision_at(dir.path(), &[], &later(CERT_LIFE * 2 / 3 + DAY)).unwrap();
+    provision_at(OWNER, dir.path(), &[], &later(CERT_LIFE * 2 / 3 + DAY)).unwrap();
     assert_ne!(read(dir.path(), "tls/server.pem"), server);
     assert_eq!(read(dir.path(), "tls/server.key"), key);
     assert_eq!(read(dir.path(), "tls/ca.pem"), ca);
@@ -62,7 +64,7 @@ fn the_certificate_follows_its_names() {
     let dir = tempfile::tempdir().unwrap();
     let names = |extra: &[&str]| {
         let extra: Vec<String> = extra.iter().map(|&name| name.to_owned()).collect();
-        provision_at(dir.path(), &extra, &START).unwrap();
+        provision_at(OWNER, dir.path(), &extra, &START).unwrap();
         let chain = pem::certificates("--tls-cert", &dir.path().join("tls/server.pem")).unwrap();
         names_of(&chain[0]).unwrap()
     };
@@ -72,7 +74,7 @@ fn the_certificate_follows_its_names() {
     let added: Vec<_> = more.difference(&plain).collect();
     assert_eq!(added, ["10.0.0.7", "fd00::7", "sink.example.com"]);
     assert_eq!(names(&[]), plain);
-    let error = provision_at(dir.path(), &["no host".to_owned()], &START).unwrap_err().to_string();
+    let error = provision_at(OWNER, dir.path(), &["no host".to_owned()], &START).unwrap_err().to_string();
     assert!(error.contains("--https-name"), "{error}");
 }
 
@@ -82,12 +84,12 @@ fn killed_between_two_files_it_goes_on() {
         [&["tls/ca.pem", "tls/server.pem", "token"][..], &["tls/server.pem"], &["token"], &["tls/server.key", "tls/server.pem"]]
     {
         let dir = tempfile::tempdir().unwrap();
-        provision_at(dir.path(), &[], &START).unwrap();
+        provision_at(OWNER, dir.path(), &[], &START).unwrap();
         for name in missing {
             fs::remove_file(dir.path().join(name)).unwrap();
         }
-        let made = provision_at(dir.path(), &[], &START).unwrap();
-        super::super::ServerTls::open(made.files()).unwrap();
+        let made = provision_at(OWNER, dir.path(), &[], &START).unwrap();
+        super::super::ServerTls::open(made.files(), &["h2"]).unwrap();
     }
 }
 
@@ -95,23 +97,23 @@ fn killed_between_two_files_it_goes_on() {
 fn another_authority_signs_another_certificate() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for dir in [&dir, &other] {
-        provision_at(dir.path(), &[], &START).unwrap();
+        provision_at(OWNER, dir.path(), &[], &START).unwrap();
     }
     let server = read(dir.path(), "tls/server.pem");
     for name in ["tls/ca.pem", "tls/ca.key"] {
         fs::copy(other.path().join(name), dir.path().join(name)).unwrap();
     }
-    provision_at(dir.path(), &[], &START).unwrap();
+    provision_at(OWNER, dir.path(), &[], &START).unwrap();
     assert_ne!(read(dir.path(), "tls/server.pem"), server);
 }
 
 #[test]
 fn an_authority_kept_elsewhere_is_missed_only_when_it_is_needed() {
     let dir = tempfile::tempdir().unwrap();
-    provision_at(dir.path(), &[], &START).unwrap();
+    provision_at(OWNER, dir.path(), &[], &START).unwrap();
     fs::remove_file(dir.path().join("tls/ca.key")).unwrap();
-    provision_at(dir.path(), &[], &later(DAY)).unwrap();
-    let error = provision_at(dir.path(), &[], &later(CERT_LIFE)).unwrap_err();
+    provision_at(OWNER, dir.path(), &[], &later(DAY)).unwrap();
+    let error = provision_at(OWNER, dir.path(), &[], &later(CERT_LIFE)).unwrap_err();
     assert!(matches!(error, ProvisionError::CaKeyMissing(_)), "{error}");
 }
 
@@ -119,7 +121,7 @@ fn an_authority_kept_elsewhere_is_missed_only_when_it_is_needed() {
 fn many_at_once_make_one() {
     let dir = tempfile::tempdir().unwrap();
     let made: Vec<_> = std::thread::scope(|scope| {
-        let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| provision_at(dir.path(), &[], &START).unwrap())).collect();
+        let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| provision_at(OWNER, dir.path(), &[], &START).unwrap())).collect();
         starts.into_iter().map(|start| start.join().unwrap()).collect()
     });
     assert_eq!(made.iter().filter(|made| made.created).count(), 1);

@@ -19,7 +19,9 @@ pub struct PemError {
 }
 
 impl PemError {
-    pub(crate) fn new(setting: &'static str, path: &Path, problem: impl Into<String>) -> Self {
+    /// What is wrong with the file that a setting names.
+    #[must_use]
+    pub fn new(setting: &'static str, path: &Path, problem: impl Into<String>) -> Self {
         Self { setting, path: path.to_owned(), problem: problem.into() }
     }
 

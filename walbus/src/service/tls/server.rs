@@ -1,14 +1,13 @@
 //! The server's side of TLS: its certificate and the authority of its clients, read again when their files change.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, crypto};
 
-use super::pem::{self, PemError};
+use crate::pem::{self, PemError};
+use crate::service::stamp::Stamp;
 
 /// Which files TLS is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +26,7 @@ pub struct TlsFiles {
 #[derive(Debug)]
 pub struct ServerTls {
     files: TlsFiles,
+    alpn: Vec<Vec<u8>>,
     last: Mutex<Last>,
 }
 
@@ -36,32 +36,17 @@ struct Last {
     config: Arc<ServerConfig>,
 }
 
-/// What a file looks like from outside: when any of it differs, it is read again.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    inode: u64,
-    len: u64,
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = fs::metadata(path).ok()?;
-        Some(Self { modified: meta.modified().ok(), inode: meta.ino(), len: meta.len() })
-    }
-}
-
 impl ServerTls {
-    /// TLS from these files.
+    /// TLS from these files, for the protocols that `alpn` names, the preferred one first.
     ///
     /// # Errors
     /// Where one can't be read, or key and certificate are no pair.
-    pub fn open(files: TlsFiles) -> Result<Self, PemError> {
+    pub fn open(files: TlsFiles, alpn: &[&str]) -> Result<Self, PemError> {
         // Stamped before they are read: what changes in between is read once more.
         let stamps = stamps(&files);
-        let config = config(&files)?;
-        Ok(Self { files, last: Mutex::new(Last { stamps, config }) })
+        let alpn: Vec<Vec<u8>> = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let config = config(&files, &alpn)?;
+        Ok(Self { files, alpn, last: Mutex::new(Last { stamps, config }) })
     }
 
     /// The configuration for a new connection. Looks at the files, and where one has changed reads them all; what can't be used is
@@ -70,7 +55,7 @@ impl ServerTls {
         let now = stamps(&self.files);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.stamps != now {
-            match config(&self.files) {
+            match config(&self.files, &self.alpn) {
                 Ok(config) => {
                     tracing::info!(cert = %self.files.cert.display(), "the certificate was read again");
                     last.config = config;
@@ -85,10 +70,10 @@ impl ServerTls {
 }
 
 fn stamps(files: &TlsFiles) -> Vec<Option<Stamp>> {
-    [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()].into_iter().flatten().map(|path| Stamp::of(path)).collect()
+    [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()].into_iter().flatten().map(|path| Stamp::of(path).ok()).collect()
 }
 
-fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, PemError> {
+fn config(files: &TlsFiles, alpn: &[Vec<u8>]) -> Result<Arc<ServerConfig>, PemError> {
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -108,6 +93,6 @@ fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, PemError> {
         .map_err(|error| {
             PemError::new("--tls-cert", &files.cert, format!("can't be used with --tls-key {}: {error}", files.key.display()))
         })?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = alpn.to_vec();
     Ok(Arc::new(config))
 }

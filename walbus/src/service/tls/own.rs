@@ -1,4 +1,4 @@
-//! The sink's own authority, certificate and token, made on the first start so that TLS is never off.
+//! A program's own authority, certificate and token, made on the first start so that TLS is never off.
 //!
 //! ```text
 //!   DIR/tls/ca.key      made once; signs server.pem           0600
@@ -29,13 +29,13 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use walbus::clock::{Clock, SystemClock};
-use walbus::disk::{self, OsDisk};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::pem;
 use super::server::TlsFiles;
+use crate::clock::{Clock, SystemClock};
+use crate::disk::{self, OsDisk};
+use crate::pem;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -50,6 +50,15 @@ const CLOCK_SKEW: Duration = DAY;
 
 /// The names that a server certificate always has.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// Whose authority it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner {
+    /// The program, as it stands in its certificates: `beyond-pg-sink`.
+    pub program: &'static str,
+    /// The setting that gives the certificate further names, for errors: `--https-name`.
+    pub names_setting: &'static str,
+}
 
 /// What is there after [`provision`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +83,7 @@ impl Provisioned {
     }
 }
 
-/// What of a sink's own authority can't be made or used.
+/// What of a program's own authority can't be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
     /// The authority's key is not here, and without it no new certificate can be made.
@@ -101,8 +110,13 @@ pub enum ProvisionError {
         source: io::Error,
     },
     /// A name that no certificate can have.
-    #[error("--https-name {0:?} is no host name and no IP address")]
-    Name(String),
+    #[error("{setting} {name:?} is no host name and no IP address")]
+    Name {
+        /// The setting that it is from.
+        setting: &'static str,
+        /// The name.
+        name: String,
+    },
 }
 
 /// Sees to it that `dir` has an authority, a token, and a server certificate that is good for `localhost`, this host's name and `names`
@@ -110,15 +124,15 @@ pub enum ProvisionError {
 ///
 /// # Errors
 /// See [`ProvisionError`].
-pub fn provision(dir: &Path, names: &[String]) -> Result<Provisioned, ProvisionError> {
-    provision_at(dir, names, &SystemClock::new())
+pub fn provision(owner: Owner, dir: &Path, names: &[String]) -> Result<Provisioned, ProvisionError> {
+    provision_at(owner, dir, names, &SystemClock::new())
 }
 
 /// [`provision`] by a clock.
 ///
 /// # Errors
 /// See [`ProvisionError`].
-pub fn provision_at(dir: &Path, names: &[String], clock: &dyn Clock) -> Result<Provisioned, ProvisionError> {
+pub fn provision_at(owner: Owner, dir: &Path, names: &[String], clock: &dyn Clock) -> Result<Provisioned, ProvisionError> {
     let tls_dir = dir.join("tls");
     DirBuilder::new().recursive(true).mode(0o700).create(&tls_dir).map_err(|source| io_error(&tls_dir, source))?;
     let lock = File::open(&tls_dir).map_err(|source| io_error(&tls_dir, source))?;
@@ -127,11 +141,11 @@ pub fn provision_at(dir: &Path, names: &[String], clock: &dyn Clock) -> Result<P
     let micros = clock.now().to_unix_micros();
     let now = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
     let tls = Folder::open(&tls_dir)?;
-    let names = wanted_names(names)?;
-    let ca_made = tls.ca(now)?;
+    let names = wanted_names(owner, names)?;
+    let ca_made = tls.ca(owner, now)?;
     let key = tls.key("server.key")?;
     if ca_made || !tls.server_is_good(now, &names) {
-        tls.sign_server(now, &names, &key)?;
+        tls.sign_server(owner, now, &names, &key)?;
     }
     let (token_path, token_made) = provision_token(dir)?;
     Ok(Provisioned {
@@ -161,7 +175,7 @@ fn io_error(path: &Path, source: io::Error) -> ProvisionError {
 }
 
 /// The names to certify, each once.
-fn wanted_names(extra: &[String]) -> Result<BTreeSet<String>, ProvisionError> {
+fn wanted_names(owner: Owner, extra: &[String]) -> Result<BTreeSet<String>, ProvisionError> {
     let own = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let own = own.trim().to_ascii_lowercase();
     let mut names: BTreeSet<String> = LOCAL_NAMES.iter().map(|&name| name.to_owned()).collect();
@@ -175,7 +189,7 @@ fn wanted_names(extra: &[String]) -> Result<BTreeSet<String>, ProvisionError> {
             continue;
         }
         if address.is_none() && ServerName::try_from(plain.trim_start_matches("*.")).is_err() {
-            return Err(ProvisionError::Name(name.clone()));
+            return Err(ProvisionError::Name { setting: owner.names_setting, name: name.clone() });
         }
         names.insert(address.map_or(plain, |address| address.to_string()));
     }
@@ -225,13 +239,13 @@ impl<'p> Folder<'p> {
     }
 
     /// Makes the authority where there is none, and says whether it did.
-    fn ca(&self, now: Duration) -> Result<bool, ProvisionError> {
+    fn ca(&self, owner: Owner, now: Duration) -> Result<bool, ProvisionError> {
         if self.exists("ca.pem")? {
             return Ok(false);
         }
         let key = self.key("ca.key")?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "beyond-pg-sink authority");
+        params.distinguished_name.push(DnType::CommonName, format!("{} authority", owner.program));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         set_life(&mut params, now, CA_LIFE);
@@ -259,7 +273,7 @@ impl<'p> Folder<'p> {
         verifier.verify_server_cert(certificate, &[], &localhost, &[], UnixTime::since_unix_epoch(at)).is_ok()
     }
 
-    fn sign_server(&self, now: Duration, names: &BTreeSet<String>, key: &KeyPair) -> Result<(), ProvisionError> {
+    fn sign_server(&self, owner: Owner, now: Duration, names: &BTreeSet<String>, key: &KeyPair) -> Result<(), ProvisionError> {
         let failed = |error: rcgen::Error| ProvisionError::Certificate { path: self.path("server.pem"), reason: error.to_string() };
         if !self.exists("ca.key")? {
             return Err(ProvisionError::CaKeyMissing(self.path("ca.key")));
@@ -267,7 +281,7 @@ impl<'p> Folder<'p> {
         let ca_key = KeyPair::from_pem(&self.read("ca.key")?).map_err(failed)?;
         let issuer = Issuer::from_ca_cert_pem(&self.read("ca.pem")?, ca_key).map_err(failed)?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "beyond-pg-sink");
+        params.distinguished_name.push(DnType::CommonName, owner.program);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

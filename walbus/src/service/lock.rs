@@ -1,4 +1,4 @@
-//! One sink a folder.
+//! One process a folder.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -6,9 +6,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-
-/// The file that is locked.
-const NAME: &str = "sink.lock";
 
 /// A lock on a data folder, held until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
@@ -20,8 +17,10 @@ pub struct FolderLock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("the data folder {} is in use by another beyond-pg-sink (process {holder}). Stop that one, or give this one its own --data-dir", folder.display())]
+    #[error("the data folder {} is in use by another {program} (process {holder}). Stop that one, or give this one its own --data-dir", folder.display())]
     Held {
+        /// The program.
+        program: &'static str,
         /// The folder.
         folder: PathBuf,
         /// The other's process id, as it wrote it.
@@ -39,13 +38,13 @@ pub enum LockError {
 }
 
 impl FolderLock {
-    /// Locks a folder.
+    /// Locks a folder for a program, by a file of that name in it.
     ///
     /// # Errors
     /// See [`LockError`].
-    pub fn take(folder: &Path) -> Result<Self, LockError> {
+    pub fn take(folder: &Path, name: &str, program: &'static str) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { folder: folder.to_owned(), source };
-        let path = folder.join(NAME);
+        let path = folder.join(name);
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -54,7 +53,7 @@ impl FolderLock {
                 let mut holder = String::new();
                 // Who it is only helps to find it: unreadable, the error is still the same.
                 drop(file.read_to_string(&mut holder));
-                return Err(LockError::Held { folder: folder.to_owned(), holder: holder.trim().to_owned() });
+                return Err(LockError::Held { program, folder: folder.to_owned(), holder: holder.trim().to_owned() });
             }
             Err(error) => return Err(failed(error.into())),
         }
@@ -70,10 +69,10 @@ mod tests {
     #[test]
     fn a_second_lock_is_refused_and_names_the_first() {
         let folder = tempfile::tempdir().unwrap();
-        let first = FolderLock::take(folder.path()).unwrap();
-        let refused = FolderLock::take(folder.path()).unwrap_err().to_string();
+        let first = FolderLock::take(folder.path(), "x.lock", "x").unwrap();
+        let refused = FolderLock::take(folder.path(), "x.lock", "x").unwrap_err().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())) && refused.contains("--data-dir"), "{refused}");
         drop(first);
-        FolderLock::take(folder.path()).unwrap();
+        FolderLock::take(folder.path(), "x.lock", "x").unwrap();
     }
 }
