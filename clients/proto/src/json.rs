@@ -19,6 +19,7 @@ use std::collections::HashMap;
 
 use walbus::Lsn;
 
+use crate::v1;
 use crate::v1::value::Kind;
 use crate::v1::{Array, Change, LogicalMessage, Operation, Row, Schema, Transaction, Truncate, Value};
 
@@ -125,12 +126,8 @@ impl Renderer {
         text::string(&mut name, &schema.schema);
         name.push_str(",\"table\":");
         text::string(&mut name, &schema.table);
-        let columns = schema.columns.iter().map(|column| {
-            let mut quoted = String::new();
-            text::string(&mut quoted, &column.name);
-            Column { name: column.name.clone(), quoted, zoned: !TIMESTAMP_OIDS.contains(&column.type_oid) }
-        });
-        let table = Table { display: format!("{}.{}", schema.schema, schema.table), name, columns: columns.collect() };
+        let columns = schema.columns.iter().map(Column::new).collect();
+        let table = Table { display: format!("{}.{}", schema.schema, schema.table), name, columns };
         self.tables.insert(schema.id, table);
     }
 
@@ -289,7 +286,26 @@ impl Table {
     }
 }
 
+/// Appends one value of a column as JSON, as it stands in a row.
+///
+/// # Errors
+/// Where it was not sent or is unchanged, or is none of its type.
+pub fn value(out: &mut String, column: &v1::Column, value: &Value) -> Result<(), JsonError> {
+    let column = Column::new(column);
+    match &value.kind {
+        None => Err(column.wrong("a value that was not sent")),
+        Some(Kind::Unchanged(_)) => Err(column.wrong("an unchanged value")),
+        Some(kind) => column.value(out, kind),
+    }
+}
+
 impl Column {
+    fn new(column: &v1::Column) -> Self {
+        let mut quoted = String::new();
+        text::string(&mut quoted, &column.name);
+        Self { name: column.name.clone(), quoted, zoned: !TIMESTAMP_OIDS.contains(&column.type_oid) }
+    }
+
     fn wrong(&self, reason: &'static str) -> JsonError {
         JsonError::Value { column: self.name.clone(), reason }
     }

@@ -8,6 +8,7 @@
 //!
 //! All of it is pure: no socket, file, clock or task.
 
+pub mod frame;
 pub mod json;
 mod position;
 
