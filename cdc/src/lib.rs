@@ -4,5 +4,7 @@
 //!   walsender ──▶ source ──▶ encode ──▶ log (files, ring) ──▶ fanout ──▶ quic ──▶ consumers
 //! ```
 pub mod encode;
+pub mod fanout;
 pub mod log;
 pub mod program;
+pub mod quic;

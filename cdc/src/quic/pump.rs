@@ -1,0 +1,158 @@
+//! Writes what a cursor finds to a subscription's stream, at the pace at which the client takes it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quinn::{Connection, SendStream, VarInt};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use walbus::Position;
+use walbus::disk::Disk;
+
+use super::limits::GATHERED_BYTES;
+use crate::fanout::class::Frame;
+use crate::fanout::cursor::{Cursor, CursorError, Next, Progress};
+
+/// Why a pump has stopped.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The log or the disk.
+    Failed(CursorError),
+    /// The connection or the stream.
+    Gone,
+    /// It was asked to.
+    Stopped,
+    /// Another session has the consumer's name.
+    TakenOver,
+}
+
+/// One subscription's way out.
+#[derive(Debug)]
+pub(super) struct Pump<D: Disk> {
+    pub(super) connection: Connection,
+    pub(super) subscription: u32,
+    pub(super) cursor: Cursor<D>,
+    pub(super) head: watch::Receiver<Position>,
+    pub(super) progress: Arc<Progress>,
+    /// Who may read files.
+    pub(super) files: Arc<Semaphore>,
+    pub(super) stop: CancellationToken,
+    pub(super) taken_over: CancellationToken,
+}
+
+/// What was gathered to be written at once.
+#[derive(Debug, Default)]
+struct Gathered {
+    chunks: Vec<Bytes>,
+    bytes: usize,
+    last: Option<Position>,
+}
+
+impl Gathered {
+    fn push(&mut self, frames: Vec<Frame>, last: Position) {
+        for chunk in frames.into_iter().flatten().filter(|chunk| !chunk.is_empty()) {
+            self.bytes += chunk.len();
+            self.chunks.push(chunk);
+        }
+        self.last = Some(last);
+    }
+
+    const fn is_enough(&self) -> bool {
+        self.bytes >= GATHERED_BYTES
+    }
+}
+
+impl<D: Disk> Pump<D> {
+    /// Runs until it has to stop. Its stream is finished then, or, where the client wants no more of it, reset.
+    pub(super) async fn run(self) -> End {
+        let (stop, taken_over) = (self.stop.clone(), self.taken_over.clone());
+        let opened = tokio::select! {
+            () = stop.cancelled() => return End::Stopped,
+            () = taken_over.cancelled() => return End::TakenOver,
+            // Waits where the client allows for no further stream.
+            opened = self.connection.open_uni() => opened,
+        };
+        let Ok(mut stream) = opened else { return End::Gone };
+        let end = tokio::select! {
+            () = stop.cancelled() => End::Stopped,
+            () = taken_over.cancelled() => End::TakenOver,
+            end = self.feed(&mut stream) => end,
+        };
+        match end {
+            // What was written before still arrives. A stream that the client has stopped can be neither finished nor reset.
+            End::Failed(_) => stream.finish().ok(),
+            End::Gone => None,
+            // What waits to be sent is dropped at once, also for a client that takes nothing.
+            End::Stopped | End::TakenOver => stream.reset(VarInt::from_u32(0)).ok(),
+        };
+        end
+    }
+
+    async fn feed(mut self, stream: &mut SendStream) -> End {
+        if stream.write_all(&self.subscription.to_be_bytes()).await.is_err() {
+            return End::Gone;
+        }
+        loop {
+            // Seen before the log is asked: a head that moves in between is noticed.
+            self.head.borrow_and_update();
+            let mut gathered = Gathered::default();
+            let next = match gather(&mut gathered, || self.cursor.try_next()) {
+                Ok(next) => next,
+                Err(error) => return End::Failed(error),
+            };
+            if let Next::InFiles = next
+                && gathered.last.is_none()
+            {
+                match self.read_files().await {
+                    Ok((pump, found)) => (self, gathered) = (pump, found),
+                    Err(end) => return end,
+                }
+            }
+            match gathered.last {
+                Some(last) => {
+                    self.progress.set_sent(last);
+                    if stream.write_all_chunks(&mut gathered.chunks).await.is_err() {
+                        return End::Gone;
+                    }
+                }
+                None => {
+                    if self.head.changed().await.is_err() {
+                        // Without a log there is nothing to come; the server is about to stop.
+                        return End::Stopped;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads on from the files, when it is its turn.
+    async fn read_files(mut self) -> Result<(Self, Gathered), End> {
+        let Ok(turn) = Arc::clone(&self.files).acquire_owned().await else { return Err(End::Stopped) };
+        let read = tokio::task::spawn_blocking(move || {
+            let mut gathered = Gathered::default();
+            let read = gather(&mut gathered, || self.cursor.next_from_files());
+            drop(turn);
+            read.map(|_| (self, gathered))
+        });
+        match read.await {
+            Ok(read) => read.map_err(End::Failed),
+            // It has panicked; the panic's message was printed.
+            Err(_join) => Err(End::Stopped),
+        }
+    }
+}
+
+/// Takes what comes next until it is enough, or there is nothing more where it comes from.
+fn gather(gathered: &mut Gathered, mut next: impl FnMut() -> Result<Next, CursorError>) -> Result<Next, CursorError> {
+    loop {
+        match next() {
+            Ok(Next::Frames(frames, last)) => gathered.push(frames, last),
+            // What was found before it still goes out; the error comes again.
+            Err(_) if gathered.last.is_some() => return Ok(Next::NotYet),
+            other => return other,
+        }
+        if gathered.is_enough() {
+            return Ok(Next::NotYet);
+        }
+    }
+}
