@@ -1,0 +1,7 @@
+//! `walcat`: the changes of a `PostgreSQL` database, in a shell.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    walcat::program::main()
+}
