@@ -94,6 +94,19 @@ pub struct Encoder {
     ready: VecDeque<EncodedBatch>,
     /// The end of the last transaction: what a part that does not end one says.
     end_lsn: Lsn,
+    last_commit: Lsn,
+}
+
+/// A transaction was given in part, and another one comes before the rest of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the transaction committed at {given} is in the log in part, and the primary goes on with the one at {next}: start again, which cuts it off"
+)]
+pub struct Unfinished {
+    /// The one that is not whole.
+    pub given: Lsn,
+    /// The one that came.
+    pub next: Lsn,
 }
 
 /// The transaction that is being encoded.
@@ -102,6 +115,10 @@ struct Open {
     start: TransactionStart,
     /// Whether a part of it is in a batch of its own already.
     parted: bool,
+    /// Whether its session has ended.
+    suspended: bool,
+    /// Up to where it was encoded when its last session ended.
+    resumed_at: Position,
     changes: Vec<u8>,
     schemas: Vec<v1::Schema>,
     first: Option<Position>,
@@ -137,17 +154,30 @@ impl Encoder {
             batch: Building::default(),
             ready: VecDeque::new(),
             end_lsn,
+            last_commit: Lsn::INVALID,
         }
     }
 
-    /// A transaction begins.
+    /// A transaction begins. Where one was suspended, it must be the same again: its changes that were given already are passed over.
+    ///
+    /// # Errors
+    /// Where another one was suspended.
     ///
     /// # Panics
     /// Where one is open.
-    pub fn begin(&mut self, start: TransactionStart) {
-        assert!(self.open.is_none(), "one transaction after the other");
+    pub fn begin(&mut self, start: TransactionStart) -> Result<(), Unfinished> {
+        if let Some(open) = &mut self.open {
+            assert!(open.suspended, "one transaction after the other");
+            if open.start.commit_lsn != start.commit_lsn {
+                return Err(Unfinished { given: open.start.commit_lsn, next: start.commit_lsn });
+            }
+            open.suspended = false;
+            return Ok(());
+        }
         let last = Position::before(start.commit_lsn);
-        self.open = Some(Open { start, parted: false, changes: Vec::new(), schemas: Vec::new(), first: None, last });
+        let (changes, schemas) = (Vec::new(), Vec::new());
+        self.open = Some(Open { start, parted: false, suspended: false, resumed_at: last, changes, schemas, first: None, last });
+        Ok(())
     }
 
     /// A change of the transaction that has begun.
@@ -161,6 +191,9 @@ impl Encoder {
         }
         let Self { registry, scratch, change: encoded, truncated, open, .. } = self;
         let open = open.as_mut().expect("a change is of a transaction that has begun");
+        if change.position <= open.resumed_at {
+            return;
+        }
         assert!(change.position > open.last, "positions rise: {} after {}", change.position, open.last);
         encoded.clear();
         truncated.clear();
@@ -195,6 +228,7 @@ impl Encoder {
         assert_eq!(open.start.commit_lsn, transaction.commit_lsn, "a commit is of the transaction that has begun");
         let part = if open.parted { v1::Part::End } else { v1::Part::Whole };
         self.end_lsn = self.end_lsn.max(transaction.end_lsn);
+        self.last_commit = transaction.commit_lsn;
         let origin = transaction.origin.as_ref().map(|origin| origin.name.as_str());
         self.add(open, part, transaction.end_lsn, origin, transaction.gid.as_deref());
         if self.batch.transactions.len() >= self.limits.batch_bytes {
@@ -202,13 +236,19 @@ impl Encoder {
         }
     }
 
-    /// What is open came to nothing: its session has ended. What was committed stays.
-    pub fn abandon(&mut self) {
-        if let Some(open) = self.open.take() {
-            // A part that is in the log already is cut off when the same transaction comes again.
-            assert!(!open.parted, "a transaction that was given in parts goes on where it was");
-            self.registry.forget(&open.schemas);
+    /// The session has ended. What is open is forgotten, unless a part of it was given: then it goes on where it is once it is sent again.
+    pub fn suspend(&mut self) {
+        match self.open.take() {
+            Some(open) if open.parted => self.open = Some(Open { suspended: true, resumed_at: open.last, ..open }),
+            Some(open) => self.registry.forget(&open.schemas),
+            None => {}
         }
+    }
+
+    /// Where the last whole transaction was committed; `0/0` where there was none yet.
+    #[must_use]
+    pub const fn last_commit(&self) -> Lsn {
+        self.last_commit
     }
 
     /// Whether the transaction that is open was given in part: the log can't forget it.
@@ -246,6 +286,8 @@ impl Encoder {
         let next = Open {
             start: open.start.clone(),
             parted: true,
+            suspended: false,
+            resumed_at: open.resumed_at,
             changes: Vec::with_capacity(open.changes.capacity()),
             schemas: Vec::new(),
             first: None,

@@ -8,3 +8,5 @@ pub mod fanout;
 pub mod log;
 pub mod program;
 pub mod quic;
+pub mod source;
+pub mod state;

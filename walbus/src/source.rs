@@ -1,7 +1,7 @@
 //! The one replication connection to Postgres.
 //!
-//! [`connect`] gives a [`Client`], which runs replication commands; [`Client::start_physical`] turns it into a [`CopyStream`], which
-//! is where WAL comes from and where acknowledgements go. Nothing is spawned and nothing is retried here: a [`SourceError`] says by
+//! [`connect`] gives a [`Client`], which runs replication commands; [`Client::start_physical`] or [`Client::start_logical`] turns it into a
+//! [`CopyStream`], which is where WAL comes from and where acknowledgements go. Nothing is spawned and nothing is retried here: a [`SourceError`] says by
 //! its [`Class`] what its receiver must do.
 //!
 //! ```text
@@ -19,6 +19,7 @@ mod client;
 mod copy;
 mod environment;
 mod error;
+mod logical;
 mod session;
 mod socket;
 mod tls;
@@ -28,6 +29,7 @@ pub use client::{Client, NextTimeline, PhysicalSlot, SystemIdentity};
 pub use copy::{CopyStream, Event};
 pub use environment::environment;
 pub use error::{Class, SourceError};
+pub use logical::{CreatedSlot, LogicalSlotOptions, Rows};
 
 use crate::conninfo::{Config, Host, SslMode, SslNegotiation, TargetSession};
 use session::Session;

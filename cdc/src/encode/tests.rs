@@ -59,7 +59,7 @@ fn value(kind: Field) -> v1::Value {
 #[test]
 fn a_row_is_what_its_tuple_says() {
     let (mut encoder, items) = (encoder(1 << 20), items());
-    encoder.begin(start(100));
+    encoder.begin(start(100)).unwrap();
     encoder.change(&insert(100, 1, &items, "7", "seven"));
     let (old, new) = (row(&[Value::Text(b"7"), Value::Null]), row(&[Value::Text(b"8"), Value::Unchanged]));
     encoder.change(&change(100, 2, Body::Update { relation: Arc::clone(&items), old: Some(Old::Key(old.clone())), new }));
@@ -89,7 +89,7 @@ fn what_was_not_sent_is_found_in_a_full_old_row() {
     let (mut encoder, items) = (encoder(1 << 20), items());
     let old = row(&[Value::Null, Value::Text(b"large")]);
     let new = row(&[Value::Text(b"1"), Value::Unchanged]);
-    encoder.begin(start(100));
+    encoder.begin(start(100)).unwrap();
     encoder.change(&change(100, 1, Body::Update { relation: items, old: Some(Old::Full(old)), new }));
     encoder.commit(&end(100));
     let batch = all(&mut encoder).remove(0).1;
@@ -102,7 +102,7 @@ fn what_was_not_sent_is_found_in_a_full_old_row() {
 #[test]
 fn truncates_and_messages() {
     let (mut encoder, items, others) = (encoder(1 << 20), items(), table(11, vec![column("a", 25, false)]));
-    encoder.begin(start(100));
+    encoder.begin(start(100)).unwrap();
     let relations = vec![items, others];
     encoder.change(&change(100, 1, Body::Truncate { relations, cascade: true, restart_identity: false }));
     let content = Bytes::from_static(b"\x00\xff");
@@ -127,7 +127,7 @@ fn a_definition_travels_once_and_keeps_its_number_when_it_comes_back() {
     let again = table(10, vec![column("id", 23, true), column("body", 25, false)]);
     let mut schemas = Vec::new();
     for (lsn, definition) in [(100, &narrow), (200, &narrow), (300, &wide), (400, &again)] {
-        encoder.begin(start(lsn));
+        encoder.begin(start(lsn)).unwrap();
         encoder.change(&insert(lsn, 1, definition, "1", "x"));
         encoder.commit(&end(lsn));
         let batch = all(&mut encoder).remove(0).1;
@@ -136,10 +136,10 @@ fn a_definition_travels_once_and_keeps_its_number_when_it_comes_back() {
     assert_eq!(schemas, [(vec![1], 1), (vec![], 1), (vec![2], 2), (vec![], 1)]);
     let known = [Arc::new(v1::Schema { id: 7, oid: 99, ..v1::Schema::default() })];
     let mut after = Encoder::new(Limits::default(), known.iter(), Lsn(1));
-    after.begin(start(100));
+    after.begin(start(100)).unwrap();
     after.change(&insert(100, 1, &narrow, "1", "x"));
-    after.abandon();
-    after.begin(start(100));
+    after.suspend();
+    after.begin(start(100)).unwrap();
     after.change(&insert(100, 1, &narrow, "1", "x"));
     after.commit(&end(100));
     let batch = all(&mut after).remove(0).1;
@@ -149,11 +149,32 @@ fn a_definition_travels_once_and_keeps_its_number_when_it_comes_back() {
 #[test]
 fn a_transaction_without_changes_is_one() {
     let mut encoder = encoder(1 << 20);
-    encoder.begin(start(100));
+    encoder.begin(start(100)).unwrap();
     encoder.commit(&end(100));
     let [(meta, batch)] = &all(&mut encoder)[..] else { panic!("one batch") };
     assert_eq!((meta.first, meta.last, meta.end_lsn), (Position::before(Lsn(100)), Position::before(Lsn(100)), Lsn(108)));
     assert_eq!(batch.transactions[0].part(), v1::Part::Whole);
+}
+
+#[test]
+fn a_transaction_that_was_given_in_part_goes_on_where_it_was() {
+    let (mut encoder, items) = (encoder(100), items());
+    let send = |encoder: &mut Encoder, upto: u32| {
+        (1..=upto).for_each(|ordinal| encoder.change(&insert(100, ordinal, &items, &ordinal.to_string(), &"x".repeat(40))));
+    };
+    encoder.begin(start(100)).unwrap();
+    send(&mut encoder, 7);
+    assert!(encoder.is_parted());
+    encoder.suspend();
+    assert_eq!(encoder.begin(start(200)), Err(Unfinished { given: Lsn(100), next: Lsn(200) }));
+    encoder.begin(start(100)).unwrap();
+    send(&mut encoder, 12);
+    encoder.commit(&end(100));
+    let batches = all(&mut encoder);
+    let ordinals: Vec<_> =
+        batches.iter().flat_map(|(_, batch)| &batch.transactions[0].changes).map(|change| change.ordinal).collect();
+    assert_eq!(ordinals, (1..=12).collect::<Vec<_>>());
+    assert_eq!(encoder.last_commit(), Lsn(100));
 }
 
 proptest! {
@@ -164,7 +185,7 @@ proptest! {
         let (mut batches, mut expected) = (Vec::new(), Vec::new());
         for (number, (changes, len)) in sizes.into_iter().enumerate() {
             let lsn = 1000 * (number as u64 + 1);
-            encoder.begin(start(lsn));
+            encoder.begin(start(lsn)).unwrap();
             for ordinal in 1..=changes {
                 encoder.change(&insert(lsn, ordinal, &items, &ordinal.to_string(), &"x".repeat(len)));
             }

@@ -51,10 +51,10 @@ pub struct NextTimeline {
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     columns: Vec<String>,
-    rows: Vec<Vec<Option<Bytes>>>,
+    pub(super) rows: Vec<Vec<Option<Bytes>>>,
 }
 
-/// How many rows an answer may have: the commands here give one at most.
+/// How many rows an answer may have: commands give one at most, and queries are asked so that they stay below.
 const ROWS_MAX: usize = 1000;
 
 impl Answer {
@@ -93,7 +93,12 @@ impl Answer {
         parse(text).map(Some).ok_or_else(wrong)
     }
 
-    fn required<T>(&self, doing: &'static str, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, SourceError> {
+    pub(super) fn required<T>(
+        &self,
+        doing: &'static str,
+        column: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, SourceError> {
         let null = || SourceError::Unexpected { doing, message: format!("answer: {column} is null") };
         self.parsed(doing, column, parse)?.ok_or_else(null)
     }
@@ -114,7 +119,7 @@ fn timeline(text: &str) -> Option<Timeline> {
 }
 
 /// A name as the replication grammar reads it back, whatever is in it.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -245,7 +250,7 @@ impl Client {
         }
     }
 
-    async fn run(&mut self, doing: &'static str, command: &str) -> Result<Answer, SourceError> {
+    pub(super) async fn run(&mut self, doing: &'static str, command: &str) -> Result<Answer, SourceError> {
         self.send_query(doing, command).await?;
         match self.finish_answer(doing).await? {
             (answer, End::Ready) => Ok(answer),

@@ -1,0 +1,347 @@
+//! Drives the source: one connection, one slot.
+//!
+//! ```text
+//!   prepare ─▶ START_REPLICATION ─▶ session: Parser ─▶ Assembler ─▶ Encoder ─▶ journal (thread) ─▶ log
+//!      ▲                                │  ▲                                        │
+//!      │                                │  └──────────── Feedback ◀── durable ──────┘
+//!      └────── wait, by the error ◀─────┘
+//! ```
+//!
+//! Nothing downstream is ever waited for but the log's disk; and while that is, the primary is told that we live.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+use walbus::conninfo;
+use walbus::disk::{FolderSpool, OsDisk};
+use walbus::logical::{Assembler, Limits, LogicalError};
+use walbus::proto::pgoutput::{Parser, PgoutputError, ProtoVersion, Streaming};
+use walbus::source::{Class, SourceError};
+use walbus::{Lsn, SystemId};
+
+mod confirmed;
+mod journal;
+mod prepare;
+mod session;
+
+use crate::encode::{self, Encoder, Unfinished};
+use crate::log::{EventLog, Writer};
+use crate::state::{Condition, ServerState};
+use confirmed::Confirmed;
+use journal::Journal;
+use prepare::Prepared;
+use session::Pump;
+
+/// The wait before the first try again of what passes by itself; doubled each time.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait for what passes by itself.
+const RETRY_MAX: Duration = Duration::from_secs(3);
+/// The wait for what a person has to mend.
+const REFUSED_RETRY: Duration = Duration::from_secs(15);
+
+/// What is to be followed.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The primary, or from PostgreSQL 16 on a standby.
+    pub upstream: conninfo::Config,
+    /// The slot.
+    pub slot: String,
+    /// What is published.
+    pub publications: Vec<String>,
+    /// Whether to make the slot where there is none.
+    pub create_slot: bool,
+    /// Whether to make publications that are not there, for all tables.
+    pub create_publication: bool,
+    /// Whether to ask for logical messages. Then transactions come when they are committed, and not while they run: Postgres does not say which
+    /// subtransaction wrote a message.
+    pub messages: bool,
+    /// Whether a slot that is made decodes transactions at their prepare.
+    pub two_phase: bool,
+    /// Whether a slot that is made is kept in step on standbys.
+    pub failover: bool,
+    /// The longest time without a report.
+    pub status_interval: Duration,
+    /// How much memory transactions that are not committed may take before they are spooled.
+    pub memory_bytes: usize,
+    /// Where they are spooled.
+    pub spool: PathBuf,
+}
+
+/// Why the source ended for good: the process must end.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// A thread is gone without a word: a defect of this program.
+    #[error("a thread died; see above")]
+    Died,
+    /// An fsync failed.
+    #[error(
+        "fsync failed: nothing more is confirmed. Check the disk of --data-dir, then start again: what it holds is read back and checked"
+    )]
+    Fsync(#[source] std::io::Error),
+    /// The log can't be written or read.
+    #[error("the event log can't be written")]
+    Log(#[source] std::io::Error),
+    /// The thread can't be set up.
+    #[error("the source's thread can't be set up")]
+    Runtime(#[source] std::io::Error),
+    /// A transaction is in the log in part, and the primary sends another one: the next start cuts it off.
+    #[error(transparent)]
+    Unfinished(Unfinished),
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionEnd {
+    #[error("{0}")]
+    Busy(String),
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    #[error("the upstream's changes can't be put together")]
+    Logical(#[from] LogicalError),
+    #[error("{0}")]
+    NoSlot(String),
+    #[error("the upstream's changes can't be read")]
+    Pgoutput(#[from] PgoutputError),
+    #[error("{0}")]
+    Setting(String),
+    #[error("shutting down")]
+    Shutdown,
+    #[error("the upstream has not answered for {0:?}: it hangs, or the network to it loses everything")]
+    Silent(Duration),
+    #[error("{0}")]
+    SlotLost(String),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+}
+
+impl SessionEnd {
+    /// What it says of the source, and how long to wait; `None`: longer each time.
+    fn next(&self) -> (Condition, Option<Duration>) {
+        match self {
+            Self::Busy(_) => (Condition::Connecting, Some(RETRY_MAX)),
+            Self::Source(error) if error.is_retryable() => (Condition::Connecting, None),
+            Self::Source(error) if matches!(error.class(), Class::SlotUnusable | Class::WalRemoved) => {
+                (Condition::SlotLost, Some(REFUSED_RETRY))
+            }
+            Self::SlotLost(_) => (Condition::SlotLost, Some(REFUSED_RETRY)),
+            Self::NoSlot(_) | Self::Setting(_) | Self::Source(_) => (Condition::Refused, Some(REFUSED_RETRY)),
+            _ => (Condition::Connecting, None),
+        }
+    }
+}
+
+/// An error with all its causes, in one line.
+#[must_use]
+pub fn text_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Microseconds since 1970-01-01 00:00 UTC.
+pub(crate) fn unix_micros() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+/// What a primary says of a slot before anything is kept of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    /// The cluster.
+    pub system_id: SystemId,
+    /// Where the slot's changes begin.
+    pub start: Lsn,
+}
+
+/// Asks the primary, again and again until it answers, where the slot's changes begin; makes slot and publications where told to. `None` where
+/// the process is to stop first.
+pub async fn origin(settings: &Settings, state: &ServerState, shutdown: &mut watch::Receiver<bool>) -> Option<Origin> {
+    let mut wait = RETRY_FIRST;
+    loop {
+        let prepared = tokio::select! {
+            () = stopped(shutdown) => return None,
+            prepared = prepare::prepare(settings) => prepared,
+        };
+        match prepared {
+            Ok(Prepared { system_id, confirmed, .. }) => return Some(Origin { system_id, start: confirmed }),
+            Err(end) => wait = pause(&end, wait, state, shutdown).await?,
+        }
+    }
+}
+
+/// Tells what is wrong, and waits. Gives the next wait, `None` where the process is to stop.
+async fn pause(end: &SessionEnd, wait: Duration, state: &ServerState, shutdown: &mut watch::Receiver<bool>) -> Option<Duration> {
+    let (condition, fixed) = end.next();
+    let (text, pause) = (text_of(end), fixed.unwrap_or(wait));
+    warn!(problem = text, again_in_ms = pause.as_millis() as u64, "no changes are received");
+    state.condition(condition, Some(text));
+    match tokio::time::timeout(pause, stopped(shutdown)).await {
+        Ok(()) => None,
+        Err(_) => Some((wait * 2).min(RETRY_MAX)),
+    }
+}
+
+/// Follows the slot until told to stop. Runs on the thread that calls it, and blocks it.
+///
+/// # Errors
+/// See [`Fatal`]: the process must end with a failure.
+pub fn run(
+    settings: Settings,
+    disk: Arc<OsDisk>,
+    log: EventLog<OsDisk>,
+    writer: Writer<OsDisk>,
+    state: Arc<ServerState>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), Fatal> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fatal::Runtime)?;
+    let durable = log.head().commit_lsn;
+    let schemas = Arc::clone(writer.schemas());
+    let mut source = Source {
+        confirmed: Confirmed::read(disk, log.epoch().bytes()).map_err(Fatal::Log)?,
+        assembler: Assembler::new(
+            FolderSpool::new(&settings.spool),
+            Limits { memory_bytes: settings.memory_bytes, ..Limits::default() },
+            durable,
+        ),
+        encoder: Encoder::new(encode::Limits::default(), schemas.iter(), log.durable_end_lsn()),
+        journal: Journal::start(writer, Arc::clone(&state)).map_err(Fatal::Runtime)?,
+        log,
+        settings,
+        state,
+    };
+    runtime.block_on(async {
+        source.run(&mut shutdown).await?;
+        source.journal.finish().await
+    })
+}
+
+struct Source {
+    settings: Settings,
+    log: EventLog<OsDisk>,
+    state: Arc<ServerState>,
+    journal: Journal,
+    assembler: Assembler<FolderSpool>,
+    encoder: Encoder,
+    confirmed: Confirmed<OsDisk>,
+}
+
+impl Source {
+    async fn run(&mut self, shutdown: &mut watch::Receiver<bool>) -> Result<(), Fatal> {
+        let mut wait = RETRY_FIRST;
+        loop {
+            let before = self.state.view().confirmed;
+            let end = self.session(shutdown).await;
+            self.encoder.suspend();
+            match end {
+                SessionEnd::Shutdown => return Ok(()),
+                SessionEnd::Fatal(fatal) => return Err(fatal),
+                end => {
+                    if self.state.view().confirmed > before {
+                        wait = RETRY_FIRST;
+                    }
+                    match pause(&end, wait, &self.state, shutdown).await {
+                        Some(next) => wait = next,
+                        None => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn session(&mut self, shutdown: &mut watch::Receiver<bool>) -> SessionEnd {
+        let prepared = tokio::select! {
+            () = stopped(shutdown) => return SessionEnd::Shutdown,
+            prepared = prepare::prepare(&self.settings) => prepared,
+        };
+        match prepared {
+            Ok(prepared) => self.stream(prepared, shutdown).await,
+            Err(end) => end,
+        }
+    }
+
+    async fn stream(&mut self, prepared: Prepared, shutdown: &mut watch::Receiver<bool>) -> SessionEnd {
+        if let Err(end) = self.still_ours(&prepared) {
+            return end;
+        }
+        let Prepared { client, version, confirmed, two_phase, .. } = prepared;
+        let (parser, options) = match self.options(version, two_phase) {
+            Ok(options) => options,
+            Err(error) => return error.into(),
+        };
+        // What the slot stands at, and not where the log ends: behind that, a transaction that is prepared would not be sent again.
+        let starting = client.start_logical(&self.settings.slot, Lsn::INVALID, &options);
+        let stream = tokio::select! {
+            () = stopped(shutdown) => return SessionEnd::Shutdown,
+            stream = starting => match stream {
+                Ok(stream) => stream,
+                Err(error) => return error.into(),
+            },
+        };
+        info!(slot = self.settings.slot, at = %confirmed, version, "streaming");
+        self.state.condition(Condition::Streaming, None);
+        self.state.update(|view| view.sessions += 1);
+        self.assembler.handle_reconnect(self.encoder.last_commit().max(self.log.head().commit_lsn));
+        let pump = Pump {
+            log: &self.log,
+            journal: &mut self.journal,
+            assembler: &mut self.assembler,
+            encoder: &mut self.encoder,
+            confirmed: &mut self.confirmed,
+            state: &self.state,
+            status_interval: self.settings.status_interval,
+        };
+        pump.run(stream, parser, confirmed, shutdown).await
+    }
+
+    /// Proves that nothing is missing between what is held and what the slot sends.
+    fn still_ours(&self, prepared: &Prepared) -> Result<(), SessionEnd> {
+        if prepared.system_id != self.log.system_id() {
+            return Err(SessionEnd::Setting(format!(
+                "the upstream is the cluster with system identifier {}, and the log that of {}: use another --data-dir for it",
+                prepared.system_id,
+                self.log.system_id()
+            )));
+        }
+        let known = self.log.durable_end_lsn().max(self.confirmed.lsn());
+        if prepared.confirmed > known {
+            return Err(SessionEnd::SlotLost(format!(
+                "the slot {:?} stands at {}, and what was confirmed to it ends at {known}: it was moved by somebody else, or dropped and made anew, and \
+                 changes in between may be missing. Start with --new-epoch to go on from where it stands: consumers are told that there is a gap",
+                self.settings.slot, prepared.confirmed
+            )));
+        }
+        Ok(())
+    }
+
+    fn options(&self, version: u32, two_phase: bool) -> Result<(Parser, Vec<(&'static str, String)>), PgoutputError> {
+        let streaming = if self.settings.messages { Streaming::Off } else { Streaming::On };
+        let proto = if version >= 16 { ProtoVersion::V4 } else { ProtoVersion::V3 };
+        let publications: Vec<_> =
+            self.settings.publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+        let mut options = vec![
+            ("proto_version", proto.number().to_string()),
+            ("publication_names", publications.join(",")),
+            ("streaming", streaming.option().to_owned()),
+            ("messages", self.settings.messages.to_string()),
+        ];
+        if two_phase {
+            options.push(("two_phase", "on".to_owned()));
+        }
+        Ok((Parser::new(proto, streaming)?, options))
+    }
+}
+
+/// Waits until the process is to stop. Cancellation-safe.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error says that nobody can ask any more: that is a stop as well.
+    drop(shutdown.wait_for(|stop| *stop).await);
+}

@@ -1,0 +1,190 @@
+//! The thread that writes the event log: batches in, what is durable out.
+//!
+//! It blocks on purpose: it runs nothing but this. What arrives during an fsync goes into the next one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc as blocking;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+use walbus::disk::OsDisk;
+
+use super::Fatal;
+use crate::encode::EncodedBatch;
+use crate::log::{Done, Job, Writer};
+use crate::state::{Condition, ServerState};
+
+/// The shortest time from one fsync to the next: what comes in between shares one. The first batch after a pause never waits.
+pub const GROUP_COMMIT_INTERVAL: Duration = Duration::from_millis(1);
+/// How many batches may wait. While they do, more is put into the next one, and then the primary waits.
+const BATCHES_WAITING: usize = 2;
+/// How many bytes one fsync may cover.
+const SYNC_BYTES: usize = 8 << 20;
+/// How often room on the disk is looked for.
+const ROOM_RETRY: Duration = Duration::from_millis(500);
+
+/// The log's thread, from the outside.
+#[derive(Debug)]
+pub(super) struct Journal {
+    pub(super) batches: mpsc::Sender<EncodedBatch>,
+    /// Changes with each fsync that has made something durable.
+    pub(super) synced: watch::Receiver<()>,
+    ended: tokio::sync::oneshot::Receiver<Fatal>,
+}
+
+impl Journal {
+    pub(super) fn start(writer: Writer<OsDisk>, state: Arc<ServerState>) -> io::Result<Self> {
+        let (batches, arriving) = mpsc::channel(BATCHES_WAITING);
+        let (tell, synced) = watch::channel(());
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let jobs = Jobs::start()?;
+        let mut work = Work { writer, arriving, jobs, tell, state, disk_full: false };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new().name("log".into()).spawn(move || {
+            if let Err(fatal) = runtime.block_on(work.run()) {
+                drop(end.send(fatal));
+            }
+        })?;
+        Ok(Self { batches, synced, ended })
+    }
+
+    /// Why the thread has ended. Cancellation-safe.
+    pub(super) async fn ended(&mut self) -> Fatal {
+        (&mut self.ended).await.unwrap_or(Fatal::Died)
+    }
+
+    /// Lets the thread finish what it was given, and waits for that.
+    pub(super) async fn finish(self) -> Result<(), Fatal> {
+        let Self { batches, ended, .. } = self;
+        drop(batches);
+        match ended.await {
+            Ok(fatal) => Err(fatal),
+            // It has nothing to tell: it is done.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+struct Work {
+    writer: Writer<OsDisk>,
+    arriving: mpsc::Receiver<EncodedBatch>,
+    jobs: Jobs,
+    tell: watch::Sender<()>,
+    state: Arc<ServerState>,
+    disk_full: bool,
+}
+
+impl Work {
+    async fn run(&mut self) -> Result<(), Fatal> {
+        let mut next_sync = Instant::now();
+        loop {
+            self.beside();
+            let Some(first) = self.arriving.recv().await else { return Ok(()) };
+            let mut bytes = self.append(first).await?;
+            // The rest of the interval is for what else comes.
+            while bytes < SYNC_BYTES {
+                match self.arriving.try_recv() {
+                    Ok(batch) => bytes += self.append(batch).await?,
+                    Err(_) if Instant::now() < next_sync => match timeout_at(next_sync, self.arriving.recv()).await {
+                        Ok(Some(batch)) => bytes += self.append(batch).await?,
+                        Ok(None) | Err(_) => break,
+                    },
+                    Err(_) => break,
+                }
+            }
+            next_sync = Instant::now() + GROUP_COMMIT_INTERVAL;
+            self.writer.sync().map_err(Fatal::Fsync)?;
+            self.tell.send_replace(());
+        }
+    }
+
+    /// Writes a batch; waits for room where there is none. Gives its size.
+    async fn append(&mut self, batch: EncodedBatch) -> Result<usize, Fatal> {
+        let EncodedBatch { meta, payload, schemas } = batch;
+        let bytes = payload.len();
+        loop {
+            match self.writer.append(meta, payload.clone(), &schemas) {
+                Ok(()) => break,
+                Err(error) if is_full(&error) => self.no_room(&error),
+                Err(error) => return Err(Fatal::Log(error)),
+            }
+            tokio::time::sleep(ROOM_RETRY).await;
+            self.beside();
+        }
+        if std::mem::take(&mut self.disk_full) {
+            info!("there is room on the disk again; going on");
+            self.state.condition(Condition::Streaming, None);
+        }
+        Ok(bytes)
+    }
+
+    fn no_room(&mut self, error: &io::Error) {
+        if !self.disk_full {
+            warn!(%error, "the disk of --data-dir is full: nothing more is taken from the primary until there is room");
+        }
+        self.disk_full = true;
+        let problem = format!(
+            "the disk of --data-dir is full ({error}): nothing more is taken from the primary, whose slot keeps the WAL meanwhile. Make room \
+             there, or set --keep-size; it goes on by itself"
+        );
+        self.state.condition(Condition::DiskFull, Some(problem));
+    }
+
+    /// Has zeroed files and indexes made beside the stream.
+    fn beside(&mut self) {
+        while let Some(done) = self.jobs.done() {
+            match done {
+                Ok(done) => self.writer.finish(done),
+                Err(error) => {
+                    warn!(%error, "a file of the event log could not be made ahead");
+                    self.writer.job_failed();
+                }
+            }
+        }
+        if !self.jobs.under_way
+            && let Some(job) = self.writer.job()
+        {
+            self.jobs.order(job);
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// A thread that does one job at a time.
+struct Jobs {
+    todo: blocking::Sender<Job<OsDisk>>,
+    done: blocking::Receiver<io::Result<Done<OsDisk>>>,
+    under_way: bool,
+}
+
+impl Jobs {
+    fn start() -> io::Result<Self> {
+        let (todo, orders) = blocking::channel::<Job<OsDisk>>();
+        let (tell, done) = blocking::channel();
+        let work = move || {
+            for job in orders {
+                if tell.send(job.run()).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("segments".into()).spawn(work)?;
+        Ok(Self { todo, done, under_way: false })
+    }
+
+    fn order(&mut self, job: Job<OsDisk>) {
+        self.under_way = self.todo.send(job).is_ok();
+    }
+
+    fn done(&mut self) -> Option<io::Result<Done<OsDisk>>> {
+        let done = self.done.try_recv().ok()?;
+        self.under_way = false;
+        Some(done)
+    }
+}

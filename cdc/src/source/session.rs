@@ -1,0 +1,319 @@
+//! One session: from the primary's messages to batches for the log, and what is durable back.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+use walbus::disk::{FolderSpool, FolderSpoolFile, OsDisk};
+use walbus::logical::{Assembler, Feedback, NotHeld, Replay, Step, Transaction};
+use walbus::proto::pgoutput::Parser;
+use walbus::proto::replication::{StandbyStatus, XLogData};
+use walbus::source::{CopyStream, Event};
+use walbus::{Lsn, PgTime};
+
+use super::confirmed::Confirmed;
+use super::journal::Journal;
+use super::{Fatal, SessionEnd, stopped};
+use crate::encode::{Encoder, TransactionStart};
+use crate::log::EventLog;
+use crate::state::ServerState;
+
+/// How much is taken from the socket before anything else has its turn.
+const TAKEN_BYTES: usize = 1 << 20;
+/// How long the primary may be silent though it was asked to answer.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+
+/// What lasts over sessions.
+pub(super) struct Pump<'a> {
+    pub(super) log: &'a EventLog<OsDisk>,
+    pub(super) journal: &'a mut Journal,
+    pub(super) assembler: &'a mut Assembler<FolderSpool>,
+    pub(super) encoder: &'a mut Encoder,
+    pub(super) confirmed: &'a mut Confirmed<OsDisk>,
+    pub(super) state: &'a ServerState,
+    pub(super) status_interval: Duration,
+}
+
+/// What is of this session alone.
+struct Session {
+    parser: Parser,
+    feedback: Feedback,
+    /// Where the slot stood at its start: may be said again.
+    start: Lsn,
+    /// The end of the last transaction that was given to the log in it.
+    given: Lsn,
+    server_end: Lsn,
+    /// What was said last.
+    told: Lsn,
+    next_status: Instant,
+    heard: Instant,
+    asked: bool,
+    transactions: u64,
+    changes: u64,
+}
+
+impl Pump<'_> {
+    /// Streams until something ends it. Gives no `Ok`: a stream of a slot has no end.
+    pub(super) async fn run(
+        mut self,
+        mut stream: CopyStream,
+        parser: Parser,
+        confirmed: Lsn,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> SessionEnd {
+        let mut session = Session {
+            parser,
+            feedback: Feedback::new(confirmed),
+            start: confirmed,
+            given: Lsn::INVALID,
+            server_end: confirmed,
+            told: Lsn::INVALID,
+            next_status: Instant::now() + self.status_interval,
+            heard: Instant::now(),
+            asked: false,
+            transactions: 0,
+            changes: 0,
+        };
+        loop {
+            match self.turn(&mut session, &mut stream, shutdown).await {
+                Ok(()) => {}
+                Err(SessionEnd::Shutdown) => {
+                    return self.stop(&mut session, &mut stream).await.err().unwrap_or(SessionEnd::Shutdown);
+                }
+                Err(end) => return end,
+            }
+        }
+    }
+
+    async fn turn(
+        &mut self,
+        session: &mut Session,
+        stream: &mut CopyStream,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> Result<(), SessionEnd> {
+        tokio::select! {
+            // In order: what must not starve comes first, and a batch goes out as soon as the log takes it.
+            biased;
+            () = stopped(shutdown) => return Err(SessionEnd::Shutdown),
+            fatal = self.journal.ended() => return Err(fatal.into()),
+            Ok(()) = self.journal.synced.changed() => self.durable(session, stream)?,
+            permit = self.journal.batches.reserve(), if self.encoder.has_batch() => {
+                let Ok(permit) = permit else { return Err(self.journal.ended().await.into()) };
+                if let Some(batch) = self.encoder.take() {
+                    permit.send(batch);
+                }
+            }
+            event = stream.next(), if !self.encoder.is_full() => {
+                (session.heard, session.asked) = (Instant::now(), false);
+                self.take(session, stream, event?).await?;
+            }
+            () = sleep_until(session.next_status) => self.status(session, stream)?,
+        }
+        Ok(())
+    }
+
+    /// Takes an event and what has arrived behind it.
+    async fn take(&mut self, session: &mut Session, stream: &mut CopyStream, first: Event) -> Result<(), SessionEnd> {
+        let mut next = Some(first);
+        let mut bytes = 0;
+        while let Some(event) = next {
+            match event {
+                Event::End => return Err(SessionEnd::Setting("the primary ended the stream: it is shutting down".into())),
+                Event::Keepalive(keepalive) => {
+                    session.server_end = session.server_end.max(keepalive.server_end);
+                    session.feedback.handle_keepalive(keepalive.server_end);
+                    self.report(session, stream, keepalive.reply_requested)?;
+                }
+                Event::Wal(data) => {
+                    session.server_end = session.server_end.max(data.server_end);
+                    bytes += data.data.len();
+                    self.message(session, stream, &data).await?;
+                }
+            }
+            if bytes >= TAKEN_BYTES || self.encoder.is_full() {
+                break;
+            }
+            next = stream.try_next()?;
+        }
+        self.tell_state(session);
+        Ok(())
+    }
+
+    async fn message(&mut self, session: &mut Session, stream: &mut CopyStream, data: &XLogData) -> Result<(), SessionEnd> {
+        let parsed = session.parser.parse(&data.data)?;
+        match self.assembler.handle(parsed, &data.data)? {
+            Step::Change(change) => {
+                self.encoder.change(&change);
+                session.changes += 1;
+            }
+            Step::Begin(begin) => {
+                session.feedback.handle_begin();
+                self.begin(begin.xid, begin.final_lsn, begin.commit_time)?;
+            }
+            Step::Commit(transaction) => self.commit(session, &transaction),
+            Step::Committed(replay) => self.replay(session, stream, *replay).await?,
+            Step::Message(change) => {
+                let position = change.position;
+                self.begin(0, position.commit_lsn, data.time)?;
+                self.encoder.change(&change);
+                session.changes += 1;
+                let end_lsn = Lsn(position.commit_lsn.0 + 1);
+                let transaction = Transaction {
+                    xid: 0,
+                    commit_lsn: position.commit_lsn,
+                    end_lsn,
+                    commit_time: data.time,
+                    origin: None,
+                    prepare_lsn: None,
+                    gid: None,
+                };
+                self.commit(session, &transaction);
+            }
+            Step::Prepared(prepare) => session.feedback.handle_prepared(prepare.prepare_lsn),
+            Step::RolledBack { prepare_lsn, .. } => session.feedback.handle_released(prepare_lsn),
+            Step::NotHeld(NotHeld::RolledBack(_)) | Step::Nothing | Step::Skipped(None) => {}
+            Step::NotHeld(NotHeld::Committed(transaction)) => {
+                let gid = transaction.gid.unwrap_or_default();
+                return Err(SessionEnd::SlotLost(format!(
+                    "the prepared transaction {gid:?} was committed at {}, and its changes were confirmed to the slot before they were kept: they are \
+                     missing. Start with --new-epoch, so that consumers are told of the gap",
+                    transaction.commit_lsn
+                )));
+            }
+            Step::Skipped(Some(end)) => session.feedback.handle_skipped(end),
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, xid: u32, commit_lsn: Lsn, time: PgTime) -> Result<(), SessionEnd> {
+        let start = TransactionStart { xid, commit_lsn, commit_time: time.to_unix_micros() };
+        // Where one was given in part when the last session ended, it has to come first in this one.
+        self.encoder.begin(start).map_err(|unfinished| Fatal::Unfinished(unfinished).into())
+    }
+
+    fn commit(&mut self, session: &mut Session, transaction: &Transaction) {
+        self.encoder.commit(transaction);
+        session.given = transaction.end_lsn;
+        session.transactions += 1;
+        match transaction.prepare_lsn {
+            Some(prepared) => session.feedback.handle_commit_prepared(prepared, transaction.end_lsn),
+            None => session.feedback.handle_commit(transaction.end_lsn),
+        }
+    }
+
+    /// Reads back a transaction that was kept until its commit. As large as it may be, it is given to the log piece by piece, and the primary is
+    /// told all the while that we live.
+    async fn replay(
+        &mut self,
+        session: &mut Session,
+        stream: &mut CopyStream,
+        mut replay: Replay<FolderSpoolFile>,
+    ) -> Result<(), SessionEnd> {
+        let transaction = replay.transaction().clone();
+        session.feedback.handle_begin();
+        self.begin(transaction.xid, transaction.commit_lsn, transaction.commit_time)?;
+        while let Some(change) = replay.poll_change()? {
+            self.encoder.change(&change);
+            session.changes += 1;
+            while self.encoder.is_full() {
+                self.give(session, stream).await?;
+            }
+        }
+        self.commit(session, &transaction);
+        Ok(())
+    }
+
+    /// Gives a batch to the log, and waits for it to be taken.
+    async fn give(&mut self, session: &mut Session, stream: &mut CopyStream) -> Result<(), SessionEnd> {
+        tokio::select! {
+            biased;
+            fatal = self.journal.ended() => return Err(fatal.into()),
+            permit = self.journal.batches.reserve() => {
+                let Ok(permit) = permit else { return Err(self.journal.ended().await.into()) };
+                if let Some(batch) = self.encoder.take() {
+                    permit.send(batch);
+                }
+            }
+            () = sleep_until(session.next_status) => self.report(session, stream, true)?,
+        }
+        Ok(())
+    }
+
+    /// Something has become durable.
+    fn durable(&mut self, session: &mut Session, stream: &mut CopyStream) -> Result<(), SessionEnd> {
+        let end = self.log.durable_end_lsn().min(session.given);
+        if end.is_valid() {
+            session.feedback.handle_durable(end);
+            self.report(session, stream, false)?;
+        }
+        Ok(())
+    }
+
+    /// The status interval is over.
+    fn status(&mut self, session: &mut Session, stream: &mut CopyStream) -> Result<(), SessionEnd> {
+        let listens = !self.encoder.is_full();
+        if session.asked && listens && Instant::now() > session.heard + SILENCE_MAX {
+            return Err(SessionEnd::Silent(SILENCE_MAX));
+        }
+        self.report(session, stream, true)
+    }
+
+    /// Tells the primary what is kept: with `now`, in any case; else where that has moved and the log itself proves it.
+    ///
+    /// Never waits: a status that can't be sent yet goes out with what is next read.
+    fn report(&mut self, session: &mut Session, stream: &mut CopyStream, now: bool) -> Result<(), SessionEnd> {
+        let wanted = session.feedback.confirmed();
+        let proved = self.log.durable_end_lsn().max(self.confirmed.lsn()).max(session.start);
+        let told = if wanted <= proved {
+            wanted
+        } else if now {
+            match self.confirmed.write(wanted) {
+                Ok(()) => wanted,
+                Err(error) => {
+                    warn!(%error, "what is confirmed beyond the log can't be written down: the slot stays where it is");
+                    proved
+                }
+            }
+        } else {
+            proved
+        };
+        let told = told.max(session.told);
+        if !now && told == session.told {
+            return Ok(());
+        }
+        session.told = told;
+        let ask = now && Instant::now() >= session.heard + self.status_interval;
+        session.asked |= ask;
+        session.next_status = Instant::now() + self.status_interval;
+        let time = PgTime::from_unix_micros(super::unix_micros());
+        stream.try_send_status(&StandbyStatus { write: told, flush: told, apply: told, time, reply_requested: ask });
+        Ok(())
+    }
+
+    /// Ends in order: what is whole goes to the log, becomes durable and is confirmed.
+    async fn stop(&mut self, session: &mut Session, stream: &mut CopyStream) -> Result<(), SessionEnd> {
+        while self.encoder.has_batch() {
+            self.give(session, stream).await?;
+        }
+        while session.given > self.log.durable_end_lsn() && !self.encoder.is_parted() {
+            tokio::select! {
+                fatal = self.journal.ended() => return Err(fatal.into()),
+                changed = self.journal.synced.changed() => if changed.is_err() { return Err(Fatal::Died.into()) },
+            }
+        }
+        self.durable(session, stream)?;
+        self.report(session, stream, true)
+    }
+
+    fn tell_state(&self, session: &mut Session) {
+        let (memory, spooled) = (self.assembler.memory_bytes() as u64, self.assembler.spooled_bytes());
+        let (transactions, changes) = (std::mem::take(&mut session.transactions), std::mem::take(&mut session.changes));
+        self.state.update(|view| {
+            (view.server_end, view.confirmed) = (session.server_end, session.told);
+            (view.open_memory_bytes, view.spooled_bytes) = (memory, spooled);
+            view.transactions += transactions;
+            view.changes += changes;
+        });
+    }
+}
