@@ -224,6 +224,9 @@ pub fn run(
     })
 }
 
+/// Names and values for START_REPLICATION.
+type Options = Vec<(&'static str, String)>;
+
 struct Source {
     settings: Settings,
     log: EventLog<OsDisk>,
@@ -322,7 +325,7 @@ impl Source {
         Ok(())
     }
 
-    fn options(&self, version: u32, two_phase: bool) -> Result<(Parser, Vec<(&'static str, String)>), PgoutputError> {
+    fn options(&self, version: u32, two_phase: bool) -> Result<(Parser, Options), PgoutputError> {
         let streaming = if self.settings.messages { Streaming::Off } else { Streaming::On };
         let proto = if version >= 16 { ProtoVersion::V4 } else { ProtoVersion::V3 };
         let publications: Vec<_> =

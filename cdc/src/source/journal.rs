@@ -18,7 +18,7 @@ use crate::log::{Done, Job, Writer};
 use crate::state::{Condition, ServerState};
 
 /// The shortest time from one fsync to the next: what comes in between shares one. The first batch after a pause never waits.
-pub const GROUP_COMMIT_INTERVAL: Duration = Duration::from_millis(1);
+pub(super) const GROUP_COMMIT_INTERVAL: Duration = Duration::from_millis(1);
 /// How many batches may wait. While they do, more is put into the next one, and then the primary waits.
 const BATCHES_WAITING: usize = 2;
 /// How many bytes one fsync may cover.
@@ -29,10 +29,21 @@ const ROOM_RETRY: Duration = Duration::from_millis(500);
 /// The log's thread, from the outside.
 #[derive(Debug)]
 pub(super) struct Journal {
-    pub(super) batches: mpsc::Sender<EncodedBatch>,
+    batches: mpsc::Sender<EncodedBatch>,
     /// Changes with each fsync that has made something durable.
-    pub(super) synced: watch::Receiver<()>,
+    synced: watch::Receiver<()>,
     ended: tokio::sync::oneshot::Receiver<Fatal>,
+}
+
+/// What the log's thread says.
+#[derive(Debug)]
+pub(super) enum Word {
+    /// It has failed.
+    Ended(Fatal),
+    /// A batch may be given.
+    Room,
+    /// Something has become durable.
+    Synced,
 }
 
 impl Journal {
@@ -51,9 +62,23 @@ impl Journal {
         Ok(Self { batches, synced, ended })
     }
 
-    /// Why the thread has ended. Cancellation-safe.
-    pub(super) async fn ended(&mut self) -> Fatal {
-        (&mut self.ended).await.unwrap_or(Fatal::Died)
+    /// The next word of the thread; of room only where that is wanted. Cancellation-safe.
+    pub(super) async fn next(&mut self, wants_room: bool) -> Word {
+        let Self { batches, synced, ended } = self;
+        tokio::select! {
+            biased;
+            fatal = &mut *ended => Word::Ended(fatal.unwrap_or(Fatal::Died)),
+            Ok(()) = synced.changed() => Word::Synced,
+            room = batches.reserve(), if wants_room => match room {
+                Ok(_) => Word::Room,
+                Err(_) => Word::Ended(Fatal::Died),
+            },
+        }
+    }
+
+    /// Gives a batch for which there is room: [`Word::Room`] has come, and none was given since.
+    pub(super) fn give(&self, batch: EncodedBatch) -> Result<(), Fatal> {
+        self.batches.try_send(batch).map_err(|_| Fatal::Died)
     }
 
     /// Lets the thread finish what it was given, and waits for that.

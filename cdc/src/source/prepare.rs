@@ -35,7 +35,7 @@ pub(super) struct Prepared {
 
 /// Connects, checks, and makes what it was told to make.
 pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, SessionEnd> {
-    let dbname = settings.upstream.dbname().unwrap_or(settings.upstream.user()).to_owned();
+    let dbname = settings.upstream.dbname().unwrap_or_else(|| settings.upstream.user()).to_owned();
     let mut client = source::connect(&settings.upstream, Mode::Logical { dbname: dbname.clone() }).await?;
     let version = client.server_version_major().unwrap_or_default();
     if !VERSIONS.contains(&version) {

@@ -13,7 +13,7 @@ use walbus::source::{CopyStream, Event};
 use walbus::{Lsn, PgTime};
 
 use super::confirmed::Confirmed;
-use super::journal::Journal;
+use super::journal::{Journal, Word};
 use super::{Fatal, SessionEnd, stopped};
 use crate::encode::{Encoder, TransactionStart};
 use crate::log::EventLog;
@@ -33,6 +33,13 @@ pub(super) struct Pump<'a> {
     pub(super) confirmed: &'a mut Confirmed<OsDisk>,
     pub(super) state: &'a ServerState,
     pub(super) status_interval: Duration,
+}
+
+/// What comes next.
+enum Turn {
+    Event(Event),
+    Journal(Word),
+    Status,
 }
 
 /// What is of this session alone.
@@ -92,23 +99,33 @@ impl Pump<'_> {
         stream: &mut CopyStream,
         shutdown: &mut watch::Receiver<bool>,
     ) -> Result<(), SessionEnd> {
-        tokio::select! {
+        let turn = tokio::select! {
             // In order: what must not starve comes first, and a batch goes out as soon as the log takes it.
             biased;
             () = stopped(shutdown) => return Err(SessionEnd::Shutdown),
-            fatal = self.journal.ended() => return Err(fatal.into()),
-            Ok(()) = self.journal.synced.changed() => self.durable(session, stream)?,
-            permit = self.journal.batches.reserve(), if self.encoder.has_batch() => {
-                let Ok(permit) = permit else { return Err(self.journal.ended().await.into()) };
+            word = self.journal.next(self.encoder.has_batch()) => Turn::Journal(word),
+            event = stream.next(), if !self.encoder.is_full() => Turn::Event(event?),
+            () = sleep_until(session.next_status) => Turn::Status,
+        };
+        match turn {
+            Turn::Event(event) => {
+                (session.heard, session.asked) = (Instant::now(), false);
+                self.take(session, stream, event).await
+            }
+            Turn::Journal(word) => self.journal_says(session, stream, word),
+            Turn::Status => self.status(session, stream),
+        }
+    }
+
+    fn journal_says(&mut self, session: &mut Session, stream: &mut CopyStream, word: Word) -> Result<(), SessionEnd> {
+        match word {
+            Word::Ended(fatal) => return Err(fatal.into()),
+            Word::Room => {
                 if let Some(batch) = self.encoder.take() {
-                    permit.send(batch);
+                    self.journal.give(batch)?;
                 }
             }
-            event = stream.next(), if !self.encoder.is_full() => {
-                (session.heard, session.asked) = (Instant::now(), false);
-                self.take(session, stream, event?).await?;
-            }
-            () = sleep_until(session.next_status) => self.status(session, stream)?,
+            Word::Synced => self.durable(session, stream),
         }
         Ok(())
     }
@@ -123,7 +140,7 @@ impl Pump<'_> {
                 Event::Keepalive(keepalive) => {
                     session.server_end = session.server_end.max(keepalive.server_end);
                     session.feedback.handle_keepalive(keepalive.server_end);
-                    self.report(session, stream, keepalive.reply_requested)?;
+                    self.report(session, stream, keepalive.reply_requested);
                 }
                 Event::Wal(data) => {
                     session.server_end = session.server_end.max(data.server_end);
@@ -224,30 +241,27 @@ impl Pump<'_> {
         Ok(())
     }
 
-    /// Gives a batch to the log, and waits for it to be taken.
+    /// Waits for the log to take a batch, and answers the primary meanwhile.
     async fn give(&mut self, session: &mut Session, stream: &mut CopyStream) -> Result<(), SessionEnd> {
-        tokio::select! {
-            biased;
-            fatal = self.journal.ended() => return Err(fatal.into()),
-            permit = self.journal.batches.reserve() => {
-                let Ok(permit) = permit else { return Err(self.journal.ended().await.into()) };
-                if let Some(batch) = self.encoder.take() {
-                    permit.send(batch);
-                }
-            }
-            () = sleep_until(session.next_status) => self.report(session, stream, true)?,
+        let turn = tokio::select! {
+            word = self.journal.next(self.encoder.has_batch()) => Turn::Journal(word),
+            () = sleep_until(session.next_status) => Turn::Status,
+        };
+        match turn {
+            Turn::Journal(word) => self.journal_says(session, stream, word)?,
+            // Nothing is read here, so no answer is asked for.
+            Turn::Event(_) | Turn::Status => self.report(session, stream, true),
         }
         Ok(())
     }
 
     /// Something has become durable.
-    fn durable(&mut self, session: &mut Session, stream: &mut CopyStream) -> Result<(), SessionEnd> {
+    fn durable(&mut self, session: &mut Session, stream: &mut CopyStream) {
         let end = self.log.durable_end_lsn().min(session.given);
         if end.is_valid() {
             session.feedback.handle_durable(end);
-            self.report(session, stream, false)?;
+            self.report(session, stream, false);
         }
-        Ok(())
     }
 
     /// The status interval is over.
@@ -256,13 +270,14 @@ impl Pump<'_> {
         if session.asked && listens && Instant::now() > session.heard + SILENCE_MAX {
             return Err(SessionEnd::Silent(SILENCE_MAX));
         }
-        self.report(session, stream, true)
+        self.report(session, stream, true);
+        Ok(())
     }
 
     /// Tells the primary what is kept: with `now`, in any case; else where that has moved and the log itself proves it.
     ///
     /// Never waits: a status that can't be sent yet goes out with what is next read.
-    fn report(&mut self, session: &mut Session, stream: &mut CopyStream, now: bool) -> Result<(), SessionEnd> {
+    fn report(&mut self, session: &mut Session, stream: &mut CopyStream, now: bool) {
         let wanted = session.feedback.confirmed();
         let proved = self.log.durable_end_lsn().max(self.confirmed.lsn()).max(session.start);
         let told = if wanted <= proved {
@@ -280,7 +295,7 @@ impl Pump<'_> {
         };
         let told = told.max(session.told);
         if !now && told == session.told {
-            return Ok(());
+            return;
         }
         session.told = told;
         let ask = now && Instant::now() >= session.heard + self.status_interval;
@@ -288,7 +303,6 @@ impl Pump<'_> {
         session.next_status = Instant::now() + self.status_interval;
         let time = PgTime::from_unix_micros(super::unix_micros());
         stream.try_send_status(&StandbyStatus { write: told, flush: told, apply: told, time, reply_requested: ask });
-        Ok(())
     }
 
     /// Ends in order: what is whole goes to the log, becomes durable and is confirmed.
@@ -297,13 +311,12 @@ impl Pump<'_> {
             self.give(session, stream).await?;
         }
         while session.given > self.log.durable_end_lsn() && !self.encoder.is_parted() {
-            tokio::select! {
-                fatal = self.journal.ended() => return Err(fatal.into()),
-                changed = self.journal.synced.changed() => if changed.is_err() { return Err(Fatal::Died.into()) },
-            }
+            let word = self.journal.next(false).await;
+            self.journal_says(session, stream, word)?;
         }
-        self.durable(session, stream)?;
-        self.report(session, stream, true)
+        self.durable(session, stream);
+        self.report(session, stream, true);
+        Ok(())
     }
 
     fn tell_state(&self, session: &mut Session) {

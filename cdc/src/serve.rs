@@ -1,0 +1,201 @@
+//! `beyond-pg-cdc serve`: puts the parts together, and takes them apart again.
+
+use std::fs::DirBuilder;
+use std::io::IsTerminal;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tracing::{info, warn};
+use walbus::conninfo;
+use walbus::disk::OsDisk;
+use walbus::service::FolderLock;
+
+use crate::args::{LogFormat, ServeArgs};
+use crate::log::{self, Epoch, EpochFile, EventLog, Identity, Policy, Writer, start_epoch};
+use crate::source::{self, Fatal, Settings};
+use crate::state::{Condition, ServerState};
+
+/// The name on the primary where none is set.
+const APPLICATION_NAME: &str = "beyond-pg-cdc";
+/// The time for one address of the primary to answer, where the connection string does not say.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked for segments that need not be kept.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
+/// How many threads serve consumers: source and log have their own, whatever these do.
+const SERVING_THREADS: usize = 2;
+/// Where the event log is, in the data folder.
+const LOG_FOLDER: &str = "log";
+/// Where transactions that are not committed are spooled.
+const SPOOL_FOLDER: &str = "spool";
+
+/// Runs until told to stop.
+///
+/// # Errors
+/// Where it can't start, or must not go on.
+pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    start_logging(args)?;
+    let settings = settings(args)?;
+    for folder in [&args.data_dir, &args.data_dir.join(LOG_FOLDER), &args.data_dir.join(SPOOL_FOLDER)] {
+        make_folder(folder)?;
+    }
+    let _lock = FolderLock::take(&args.data_dir, "cdc.lock", APPLICATION_NAME)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(SERVING_THREADS).enable_all().build()?;
+    runtime.block_on(serve(args, settings))
+}
+
+fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
+    let upstream = conninfo::Config::parse(&args.upstream, &walbus::source::environment()).context("--upstream")?;
+    let upstream = match &args.application_name {
+        Some(name) => upstream.with_application_name(name),
+        None => upstream.or_application_name(APPLICATION_NAME),
+    };
+    if args.publication.is_empty() {
+        bail!("--publication names no publication: say which tables are wanted, as --publication NAME[,NAME…]");
+    }
+    Ok(Settings {
+        upstream: upstream.or_connect_timeout(CONNECT_TIMEOUT),
+        slot: args.slot.clone(),
+        publications: args.publication.clone(),
+        create_slot: args.create_slot,
+        create_publication: args.create_publication,
+        messages: args.messages,
+        two_phase: args.two_phase,
+        failover: args.failover,
+        status_interval: args.status_interval,
+        memory_bytes: usize::try_from(args.memory).context("--memory")?,
+        spool: args.data_dir.join(SPOOL_FOLDER),
+    })
+}
+
+async fn serve(args: &ServeArgs, settings: Settings) -> anyhow::Result<ExitCode> {
+    let state = Arc::new(ServerState::default());
+    let (stop, mut stopping) = watch::channel(false);
+    let signals = tokio::spawn(signals(stop.clone()));
+    let folder = args.data_dir.join(LOG_FOLDER);
+    let disk = Arc::new(OsDisk::open(&folder).with_context(|| format!("open {}", folder.display()))?);
+    let Some((log, writer)) = open_log(args, &settings, &disk, &state, &mut stopping).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    info!(epoch = %log.epoch(), earliest = %log.earliest(), head = %log.head(), bytes = log.size_bytes(), "the event log is open");
+    let ended = start_source(settings, disk, log.clone(), writer, Arc::clone(&state), stopping.clone())?;
+    let retaining = tokio::spawn(retain(log.clone(), policy(args), stopping.clone()));
+    let ended = until_stopped(ended, &mut stopping).await;
+    stop.send_replace(true);
+    state.condition(Condition::Stopping, None);
+    retaining.await?;
+    signals.abort();
+    ended?;
+    info!("stopped; all that was whole is kept and confirmed");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the log; where there is none, asks the primary first whose it will be. `None` where the process is to stop meanwhile.
+async fn open_log(
+    args: &ServeArgs,
+    settings: &Settings,
+    disk: &Arc<OsDisk>,
+    state: &ServerState,
+    stopping: &mut watch::Receiver<bool>,
+) -> anyhow::Result<Option<(EventLog<OsDisk>, Writer<OsDisk>)>> {
+    let held = EpochFile::read(&**disk)?;
+    let identity = match held {
+        Some(held) if !args.new_epoch => held.identity,
+        held => {
+            let Some(origin) = source::origin(settings, state, stopping).await else { return Ok(None) };
+            let identity = Identity { system_id: origin.system_id, slot: settings.slot.clone() };
+            let mut random = [0; 16];
+            getrandom(&mut random)?;
+            start_epoch(&**disk, &identity, Epoch::new(random), origin.start)?;
+            match held {
+                Some(held) => warn!(before = %held.epoch, at = %origin.start, "began a new epoch: consumers of the one before are told of the gap"),
+                None => info!(at = %origin.start, "began an event log"),
+            }
+            identity
+        }
+    };
+    let wanted = Identity { slot: settings.slot.clone(), ..identity };
+    // Reads back what was written last, and may copy a segment.
+    let (disk, log_settings) = (Arc::clone(disk), log::Settings::default());
+    let opened = tokio::task::spawn_blocking(move || EventLog::open(disk, log_settings, &wanted)).await?;
+    Ok(Some(opened?))
+}
+
+fn getrandom(bytes: &mut [u8]) -> anyhow::Result<()> {
+    use std::io::Read as _;
+    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(bytes)).context("read /dev/urandom")
+}
+
+fn start_source(
+    settings: Settings,
+    disk: Arc<OsDisk>,
+    log: EventLog<OsDisk>,
+    writer: Writer<OsDisk>,
+    state: Arc<ServerState>,
+    stopping: watch::Receiver<bool>,
+) -> anyhow::Result<oneshot::Receiver<Result<(), Fatal>>> {
+    let (done, ended) = oneshot::channel();
+    let work = move || drop(done.send(source::run(settings, disk, log, writer, state, stopping)));
+    std::thread::Builder::new().name("source".into()).spawn(work).context("start the source")?;
+    Ok(ended)
+}
+
+/// Waits for the source: it ends when it is told to stop, or fails.
+async fn until_stopped(ended: oneshot::Receiver<Result<(), Fatal>>, stopping: &mut watch::Receiver<bool>) -> Result<(), Fatal> {
+    let ended = ended.await.unwrap_or(Err(Fatal::Died));
+    if ended.is_ok() && !*stopping.borrow() {
+        return Err(Fatal::Died);
+    }
+    ended
+}
+
+/// Stops the process in order at the first signal.
+async fn signals(stop: watch::Sender<bool>) -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("stopping");
+    stop.send_replace(true);
+    Ok(())
+}
+
+const fn policy(args: &ServeArgs) -> Policy {
+    Policy { keep_bytes: args.keep_size, keep_age: args.keep_age }
+}
+
+async fn retain(log: EventLog<OsDisk>, policy: Policy, mut stopping: watch::Receiver<bool>) {
+    loop {
+        let stopped = stopping.wait_for(|stop| *stop);
+        if tokio::time::timeout(RETENTION_INTERVAL, stopped).await.is_ok() {
+            return;
+        }
+        let log = log.clone();
+        let removed = tokio::task::spawn_blocking(move || log.retain(policy, source::unix_micros())).await;
+        match removed {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => warn!(%error, "segments that need not be kept can't be removed"),
+            Err(_panicked) => warn!("the removal of segments failed; see above"),
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> anyhow::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| format!("make {}", path.display()))
+}
+
+fn start_logging(args: &ServeArgs) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level).context("--log-level")?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let done = match args.log_format {
+        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+    done.map_err(|error| anyhow::anyhow!("start logging: {error}"))
+}
