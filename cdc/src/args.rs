@@ -48,7 +48,11 @@ pub struct ServeArgs {
 
     /// The publications to follow
     #[arg(
-        long, value_name = "NAME[,NAME…]", env = "BEYOND_PG_CDC_PUBLICATION", value_delimiter = ',', required = true,
+        long,
+        value_name = "NAME[,NAME…]",
+        env = "BEYOND_PG_CDC_PUBLICATION",
+        value_delimiter = ',',
+        required = true,
         help_heading = "Source"
     )]
     pub publication: Vec<String>,

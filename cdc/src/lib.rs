@@ -3,10 +3,12 @@
 //! ```text
 //!   walsender ──▶ source ──▶ encode ──▶ log (files, ring) ──▶ fanout ──▶ quic ──▶ consumers
 //! ```
+pub mod args;
 pub mod encode;
 pub mod fanout;
 pub mod log;
 pub mod program;
 pub mod quic;
+pub mod serve;
 pub mod source;
 pub mod state;

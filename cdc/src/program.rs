@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::args::ServeArgs;
 use crate::log::inspect::{self, LogArgs};
+use crate::serve;
 
 /// Changes of a PostgreSQL database, from one replication slot to any number of consumers.
 ///
@@ -23,6 +25,9 @@ enum Command {
     /// Look into the event log of a data folder: prove it, list its segments, print its changes.
     #[command(display_order = 9)]
     Log(LogArgs),
+    /// Follow one slot, keep its changes, and serve them to consumers.
+    #[command(display_order = 1)]
+    Serve(Box<ServeArgs>),
 }
 
 /// Runs the program with the process' arguments.
@@ -30,6 +35,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let done = match Program::parse().command {
         Command::Log(args) => inspect::run(&args),
+        Command::Serve(args) => serve::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("beyond-pg-cdc: {error:#}");

@@ -22,7 +22,6 @@ mod session;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +31,6 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use walbus::Lsn;
 use walbus::disk::Disk;
 use walbus::pem::PemError;
 use walbus::service::tls::{ServerTls, TlsFiles};
@@ -45,6 +43,7 @@ pub use session::{Action, Opening, Principal, Session, View};
 use crate::fanout::class::Classes;
 use crate::fanout::consumers::Consumers;
 use crate::log::EventLog;
+pub use crate::state::PrimaryLsn;
 
 /// How often acknowledged positions are written.
 const ACKNOWLEDGED_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,23 +63,6 @@ pub struct Options {
     pub principals: Option<PathBuf>,
     /// What clients may cost.
     pub limits: Limits,
-}
-
-/// The end of WAL on the primary, as far as whoever talks to it knows. Clones are the same.
-#[derive(Debug, Clone, Default)]
-pub struct PrimaryLsn(Arc<AtomicU64>);
-
-impl PrimaryLsn {
-    /// Tells it.
-    pub fn set(&self, lsn: Lsn) {
-        self.0.store(lsn.0, Ordering::Relaxed);
-    }
-
-    /// What was told last.
-    #[must_use]
-    pub fn lsn(&self) -> Lsn {
-        Lsn(self.0.load(Ordering::Relaxed))
-    }
 }
 
 /// Why there is no server. All of it is mended by a setting.

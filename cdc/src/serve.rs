@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,13 @@ use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 use walbus::conninfo;
 use walbus::disk::OsDisk;
-use walbus::service::FolderLock;
+use walbus::service::lock::FolderLock;
+use walbus::service::tls::{Owner, TlsFiles, provision, provision_token};
 
 use crate::args::{LogFormat, ServeArgs};
+use crate::fanout::consumers::{CONSUMERS_MAX, Consumers};
 use crate::log::{self, Epoch, EpochFile, EventLog, Identity, Policy, Writer, start_epoch};
+use crate::quic;
 use crate::source::{self, Fatal, Settings};
 use crate::state::{Condition, ServerState};
 
@@ -33,6 +36,10 @@ const SERVING_THREADS: usize = 2;
 const LOG_FOLDER: &str = "log";
 /// Where transactions that are not committed are spooled.
 const SPOOL_FOLDER: &str = "spool";
+/// Where the places of consumers are kept.
+const CONSUMERS_FOLDER: &str = "consumers";
+/// Whose certificates they are.
+const OWNER: Owner = Owner { program: "beyond-pg-cdc", names_setting: "--quic-name" };
 
 /// Runs until told to stop.
 ///
@@ -41,10 +48,13 @@ const SPOOL_FOLDER: &str = "spool";
 pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     start_logging(args)?;
     let settings = settings(args)?;
-    for folder in [&args.data_dir, &args.data_dir.join(LOG_FOLDER), &args.data_dir.join(SPOOL_FOLDER)] {
-        make_folder(folder)?;
-    }
+    // Two libraries bring a provider each: this says which one is meant. A second call finds it done.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    make_folder(&args.data_dir)?;
     let _lock = FolderLock::take(&args.data_dir, "cdc.lock", APPLICATION_NAME)?;
+    for folder in [LOG_FOLDER, SPOOL_FOLDER, CONSUMERS_FOLDER] {
+        make_folder(&args.data_dir.join(folder))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(SERVING_THREADS).enable_all().build()?;
     runtime.block_on(serve(args, settings))
 }
@@ -83,16 +93,56 @@ async fn serve(args: &ServeArgs, settings: Settings) -> anyhow::Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     };
     info!(epoch = %log.epoch(), earliest = %log.earliest(), head = %log.head(), bytes = log.size_bytes(), "the event log is open");
+    let (server, driver) = serve_quic(args, log.clone(), &state).await?;
+    let serving = tokio::spawn(driver.run());
     let ended = start_source(settings, disk, log.clone(), writer, Arc::clone(&state), stopping.clone())?;
     let retaining = tokio::spawn(retain(log.clone(), policy(args), stopping.clone()));
     let ended = until_stopped(ended, &mut stopping).await;
     stop.send_replace(true);
     state.condition(Condition::Stopping, None);
+    server.shutdown();
+    serving.await?;
     retaining.await?;
     signals.abort();
     ended?;
     info!("stopped; all that was whole is kept and confirmed");
     Ok(ExitCode::SUCCESS)
+}
+
+type Server = (quic::Handle<OsDisk, OsDisk>, quic::Driver<OsDisk, OsDisk>);
+
+/// Listens for consumers, and says where, and what they need.
+async fn serve_quic(args: &ServeArgs, log: EventLog<OsDisk>, state: &ServerState) -> anyhow::Result<Server> {
+    let (options, ca) = quic_options(args)?;
+    let token = options.token_file.clone();
+    let folder = args.data_dir.join(CONSUMERS_FOLDER);
+    let disk = OsDisk::open(&folder).with_context(|| format!("open {}", folder.display()))?;
+    let consumers = Arc::new(Consumers::open(Arc::new(disk), CONSUMERS_MAX)?);
+    let (server, driver) = quic::bind(options, log, consumers, state.primary_lsn().clone()).await?;
+    println!("listening on quic://{}", server.address());
+    if let Some(ca) = ca {
+        println!("clients need   --ca {} --token-file {}", ca.display(), token.display());
+    }
+    Ok((server, driver))
+}
+
+/// What the settings say, with a certificate and a token of our own where the user gave none. Gives the authority's certificate too.
+fn quic_options(args: &ServeArgs) -> anyhow::Result<(quic::Options, Option<PathBuf>)> {
+    let (cert, key, ca, own_token) = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => (cert.clone(), key.clone(), None, None),
+        _ => {
+            let own = provision(OWNER, &args.data_dir, &args.quic_name)?;
+            (own.cert_path, own.key_path, Some(own.ca_path), Some(own.token_path))
+        }
+    };
+    let token_file = match (&args.token_file, own_token) {
+        (Some(given), _) => given.clone(),
+        (None, Some(own)) => own,
+        (None, None) => provision_token(&args.data_dir)?.0,
+    };
+    let tls = TlsFiles { cert, key, client_ca: args.client_ca.clone(), require_client_cert: false };
+    let (listen, principals) = (args.quic.clone(), args.principals.clone());
+    Ok((quic::Options { listen, tls, token_file, principals, limits: quic::Limits::default() }, ca))
 }
 
 /// Opens the log; where there is none, asks the primary first whose it will be. `None` where the process is to stop meanwhile.
@@ -113,7 +163,9 @@ async fn open_log(
             getrandom(&mut random)?;
             start_epoch(&**disk, &identity, Epoch::new(random), origin.start)?;
             match held {
-                Some(held) => warn!(before = %held.epoch, at = %origin.start, "began a new epoch: consumers of the one before are told of the gap"),
+                Some(held) => {
+                    warn!(before = %held.epoch, at = %origin.start, "began a new epoch: consumers of the one before are told of the gap")
+                }
                 None => info!(at = %origin.start, "began an event log"),
             }
             identity

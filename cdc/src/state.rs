@@ -1,6 +1,7 @@
 //! What the receiving side tells: its condition, and where it is.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use walbus::Lsn;
@@ -66,11 +67,13 @@ pub struct View {
 pub struct ServerState {
     view: Mutex<View>,
     condition: watch::Sender<Condition>,
+    primary_lsn: PrimaryLsn,
 }
 
 impl Default for ServerState {
     fn default() -> Self {
-        Self { view: Mutex::default(), condition: watch::Sender::new(Condition::default()) }
+        let primary_lsn = PrimaryLsn::default();
+        Self { view: Mutex::default(), condition: watch::Sender::new(Condition::default()), primary_lsn }
     }
 }
 
@@ -83,6 +86,12 @@ impl ServerState {
     #[must_use]
     pub fn view(&self) -> View {
         self.lock().clone()
+    }
+
+    /// The end of WAL on the primary.
+    #[must_use]
+    pub const fn primary_lsn(&self) -> &PrimaryLsn {
+        &self.primary_lsn
     }
 
     /// The condition, and word of its changes.
@@ -103,5 +112,22 @@ impl ServerState {
     /// Changes the rest.
     pub(crate) fn update(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.lock());
+    }
+}
+
+/// The end of WAL on the primary, as far as whoever talks to it knows. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct PrimaryLsn(Arc<AtomicU64>);
+
+impl PrimaryLsn {
+    /// Tells it.
+    pub fn set(&self, lsn: Lsn) {
+        self.0.store(lsn.0, Ordering::Relaxed);
+    }
+
+    /// What was told last.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        Lsn(self.0.load(Ordering::Relaxed))
     }
 }

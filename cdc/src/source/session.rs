@@ -322,6 +322,7 @@ impl Pump<'_> {
     fn tell_state(&self, session: &mut Session) {
         let (memory, spooled) = (self.assembler.memory_bytes() as u64, self.assembler.spooled_bytes());
         let (transactions, changes) = (std::mem::take(&mut session.transactions), std::mem::take(&mut session.changes));
+        self.state.primary_lsn().set(session.server_end);
         self.state.update(|view| {
             (view.server_end, view.confirmed) = (session.server_end, session.told);
             (view.open_memory_bytes, view.spooled_bytes) = (memory, spooled);
