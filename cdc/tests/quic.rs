@@ -11,3 +11,5 @@ mod harness;
 mod hostile;
 #[path = "quic/stream.rs"]
 mod stream;
+#[path = "quic/walcat.rs"]
+mod walcat;

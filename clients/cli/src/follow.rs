@@ -44,7 +44,9 @@ impl<W: Write> Follower<W> {
         let mut buffer = String::new();
         // What was printed, and is not yet out, reaches up to here.
         let mut printed = self.events.position();
-        while !is_reached(until, printed) && self.left != Some(0) {
+        // A transaction is through with its end, and not with its last change.
+        let mut through = printed;
+        while !is_reached(until, through) && self.left != Some(0) {
             let event = match self.next_now().await {
                 Some(Some(event)) => event?,
                 Some(None) => break,
@@ -61,6 +63,9 @@ impl<W: Write> Follower<W> {
             };
             self.print(&mut buffer, &event)?;
             printed = self.events.position();
+            if matches!(event, Event::Commit { .. } | Event::Through(_)) {
+                through = printed;
+            }
             if buffer.len() >= BUFFER_BYTES && !self.flush(&mut buffer, printed)? {
                 return Ok(());
             }
@@ -113,6 +118,6 @@ impl<W: Write> Follower<W> {
     }
 }
 
-fn is_reached(until: Option<Position>, printed: Position) -> bool {
-    until.is_some_and(|until| printed >= until)
+fn is_reached(until: Option<Position>, through: Position) -> bool {
+    until.is_some_and(|until| through >= until)
 }
