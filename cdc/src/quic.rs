@@ -14,6 +14,7 @@
 
 mod auth;
 mod connection;
+mod endpoint;
 mod limits;
 mod list;
 mod pump;
@@ -25,8 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use quinn::{Endpoint, TokioRuntime, VarInt};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,7 @@ pub use limits::Limits;
 pub use list::SubscriptionInfo;
 pub use session::{Action, Opening, Principal, Session, View};
 
+use self::endpoint::{endpoint_config, server_config};
 use crate::fanout::class::Classes;
 use crate::fanout::consumers::Consumers;
 use crate::log::EventLog;
@@ -171,15 +172,15 @@ pub async fn bind<D: Disk, C: Disk>(
     primary_lsn: PrimaryLsn,
 ) -> Result<(Handle<D, C>, Driver<D, C>), BindError> {
     let Options { listen, tls, token_file, principals, limits } = options;
-    let cert = tls.cert.clone();
+    let (cert, key) = (tls.cert.clone(), tls.key.clone());
     let tls = Arc::new(ServerTls::open(tls, &[ALPN])?);
     let authority = Authority::open(token_file, principals)?;
     let now = tls.current();
-    let config = quic_config(&now, &limits).map_err(|problem| PemError::new("--tls-cert", &cert, problem))?;
+    let config = server_config(&now, &limits).map_err(|problem| PemError::new("--tls-cert", &cert, problem))?;
     let listen_error = |source| BindError::Listen { listen: listen.clone(), source };
     let socket = tokio::net::UdpSocket::bind(&listen).await.and_then(tokio::net::UdpSocket::into_std).map_err(listen_error)?;
     let first = quinn::ServerConfig::clone(&config);
-    let endpoint = Endpoint::new(EndpointConfig::default(), Some(first), socket, Arc::new(TokioRuntime)).map_err(listen_error)?;
+    let endpoint = Endpoint::new(endpoint_config(&key)?, Some(first), socket, Arc::new(TokioRuntime)).map_err(listen_error)?;
     let address = endpoint.local_addr().map_err(listen_error)?;
     let shared = Arc::new(Shared {
         log,
@@ -194,23 +195,6 @@ pub async fn bind<D: Disk, C: Disk>(
     });
     let handle = Handle { address, tls: Arc::clone(&tls), shared: Arc::clone(&shared) };
     Ok((handle, Driver { endpoint, tls, config: Mutex::new((now, config)), shared }))
-}
-
-fn quic_config(tls: &Arc<rustls::ServerConfig>, limits: &Limits) -> Result<Arc<quinn::ServerConfig>, String> {
-    let crypto = QuicServerConfig::try_from(Arc::clone(tls)).map_err(|error| format!("can't be used for QUIC: {error}"))?;
-    let idle = IdleTimeout::try_from(limits.idle_timeout).map_err(|error| format!("the idle timeout: {error}"))?;
-    let mut transport = TransportConfig::default();
-    transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(limits::CONTROL_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(limits::CONTROL_WINDOW_BYTES))
-        .send_window(limits::SEND_WINDOW_BYTES)
-        .max_idle_timeout(Some(idle))
-        .datagram_receive_buffer_size(None);
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport));
-    Ok(Arc::new(config))
 }
 
 impl<D: Disk, C: Disk> Driver<D, C> {
@@ -287,7 +271,7 @@ impl<D: Disk, C: Disk> Driver<D, C> {
         let tls = self.tls.current();
         let mut last = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&last.0, &tls) {
-            match quic_config(&tls, &self.shared.limits) {
+            match server_config(&tls, &self.shared.limits) {
                 Ok(config) => *last = (tls, config),
                 Err(error) => tracing::warn!(error, "the new certificate can't be used; the one before stays in force"),
             }

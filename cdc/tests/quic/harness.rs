@@ -111,12 +111,21 @@ impl Server {
     /// Stops the server and starts it again at the same address, over the same log.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
+        self.start_again(tokio::runtime::Handle::current()).await;
+    }
+
+    /// Starts over the same log, after an end of whatever kind.
+    pub(crate) async fn start_again(&mut self, runtime: tokio::runtime::Handle) {
         self.options.listen = self.handle.address().to_string();
         self.consumers = Self::open_consumers(&self.dir);
-        let bind = || quic::bind(self.options.clone(), self.log.clone(), Arc::clone(&self.consumers), self.primary.clone());
+        let bind = || {
+            let (options, log) = (self.options.clone(), self.log.clone());
+            let (consumers, primary) = (Arc::clone(&self.consumers), self.primary.clone());
+            runtime.spawn(quic::bind(options, log, consumers, primary))
+        };
         let (handle, driver) = timeout(SOON, async {
             loop {
-                match bind().await {
+                match bind().await.unwrap() {
                     Ok(bound) => break bound,
                     // The socket closes a moment after its last user is gone.
                     Err(quic::BindError::Listen { .. }) => tokio::task::yield_now().await,
@@ -127,7 +136,13 @@ impl Server {
         .await
         .unwrap();
         self.handle = handle;
-        self.driver = tokio::spawn(driver.run());
+        self.driver = runtime.spawn(driver.run());
+    }
+
+    /// Starts again at the same address on another runtime, whose end is as sudden as a process's.
+    pub(crate) async fn move_to(&mut self, runtime: &tokio::runtime::Handle) {
+        self.stop().await;
+        self.start_again(runtime.clone()).await;
     }
 
     pub(crate) async fn stop(&mut self) {

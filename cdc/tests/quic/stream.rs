@@ -199,6 +199,23 @@ async fn a_server_that_restarts_leaves_no_gap_and_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_dies_without_a_word_is_noticed_when_it_is_back() {
+    let mut server = Server::start().await;
+    let doomed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    server.move_to(doomed.handle()).await;
+    server.fill(2);
+    let client = server.client().await;
+    let mut events = client.subscribe(Subscription::new(Start::Earliest));
+    positions(&mut events, 2).await;
+    doomed.shutdown_background();
+    server.start_again(tokio::runtime::Handle::current()).await;
+    let lsn = server.commit(vec![insert(1, 1, "after")]);
+    // Before the connection would have been given up for its silence, which takes 15 s.
+    let found = timeout(std::time::Duration::from_secs(10), positions(&mut events, 1)).await;
+    assert_eq!(found.expect("it was not noticed"), [at(lsn, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn places_that_can_t_be_had() {
     let mut server = Server::start_with(|_| {}, cdc::log::Settings { segment_bytes: 4096, ring_bytes: 1000, ..settings() }).await;
     server.fill(500);

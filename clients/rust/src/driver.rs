@@ -159,7 +159,7 @@ fn jittered(pause: Duration) -> Duration {
 
 /// Connects and says hello.
 async fn open(options: &Options) -> Result<(Session, ServerInfo), Error> {
-    let late = |_elapsed| Error::Retry(format!("{} did not answer within {} s", options.url(), options.connect_timeout.as_secs()));
+    let late = |_elapsed| Error::Retry(format!("{} did not answer within {:?}", options.url(), options.connect_timeout));
     timeout(options.connect_timeout, shake(options)).await.map_err(late)?
 }
 

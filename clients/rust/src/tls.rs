@@ -17,7 +17,7 @@ use crate::options::Options;
 /// How long a connection lasts that nothing is heard of.
 const IDLE_TIMEOUT_MS: u32 = 15_000;
 /// How often something is said where there is nothing to say.
-const KEEP_ALIVE: Duration = Duration::from_secs(4);
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// How much of one stream may wait for its reader, in bytes.
 const STREAM_WINDOW: u32 = 4 << 20;
 /// How much of all streams of a connection may wait for their readers, in bytes.
