@@ -6,6 +6,7 @@
 pub mod args;
 pub mod encode;
 pub mod fanout;
+pub mod http;
 pub mod log;
 pub mod program;
 pub mod quic;

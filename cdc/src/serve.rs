@@ -16,9 +16,11 @@ use walbus::conninfo;
 use walbus::disk::OsDisk;
 use walbus::service::lock::FolderLock;
 use walbus::service::tls::{Owner, TlsFiles, provision, provision_token};
+use walbus::service::token::TokenFile;
 
 use crate::args::{LogFormat, ServeArgs};
 use crate::fanout::consumers::{CONSUMERS_MAX, Consumers};
+use crate::http;
 use crate::log::{self, Epoch, EpochFile, EventLog, Identity, Policy, Writer, start_epoch};
 use crate::quic;
 use crate::source::{self, Fatal, Settings};
@@ -93,8 +95,27 @@ async fn serve(args: &ServeArgs, settings: Settings) -> anyhow::Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     };
     info!(epoch = %log.epoch(), earliest = %log.earliest(), head = %log.head(), bytes = log.size_bytes(), "the event log is open");
-    let (server, driver) = serve_quic(args, log.clone(), &state).await?;
+    let folder = args.data_dir.join(CONSUMERS_FOLDER);
+    let places = OsDisk::open(&folder).with_context(|| format!("open {}", folder.display()))?;
+    let consumers = Arc::new(Consumers::open(Arc::new(places), CONSUMERS_MAX)?);
+    let (options, ca) = quic_options(args)?;
+    let token_file = options.token_file.clone();
+    let (server, driver) = quic::bind(options, log.clone(), Arc::clone(&consumers), state.primary_lsn().clone()).await?;
+    println!("listening on quic://{}", server.address());
+    if let Some(ca) = ca {
+        println!("clients need   --ca {} --token-file {}", ca.display(), token_file.display());
+    }
     let serving = tokio::spawn(driver.run());
+    let token = TokenFile::open(token_file).context("--token-file")?;
+    let app = http::App {
+        state: Arc::clone(&state),
+        log: log.clone(),
+        consumers,
+        server: server.clone(),
+        token,
+        slot: args.slot.clone(),
+    };
+    let administering = serve_http(&args.http, app, stopping.clone()).await?;
     let ended = start_source(settings, disk, log.clone(), writer, Arc::clone(&state), stopping.clone())?;
     let retaining = tokio::spawn(retain(log.clone(), policy(args), stopping.clone()));
     let ended = until_stopped(ended, &mut stopping).await;
@@ -102,6 +123,7 @@ async fn serve(args: &ServeArgs, settings: Settings) -> anyhow::Result<ExitCode>
     state.condition(Condition::Stopping, None);
     server.shutdown();
     serving.await?;
+    administering.abort();
     retaining.await?;
     signals.abort();
     ended?;
@@ -109,21 +131,16 @@ async fn serve(args: &ServeArgs, settings: Settings) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-type Server = (quic::Handle<OsDisk, OsDisk>, quic::Driver<OsDisk, OsDisk>);
-
-/// Listens for consumers, and says where, and what they need.
-async fn serve_quic(args: &ServeArgs, log: EventLog<OsDisk>, state: &ServerState) -> anyhow::Result<Server> {
-    let (options, ca) = quic_options(args)?;
-    let token = options.token_file.clone();
-    let folder = args.data_dir.join(CONSUMERS_FOLDER);
-    let disk = OsDisk::open(&folder).with_context(|| format!("open {}", folder.display()))?;
-    let consumers = Arc::new(Consumers::open(Arc::new(disk), CONSUMERS_MAX)?);
-    let (server, driver) = quic::bind(options, log, consumers, state.primary_lsn().clone()).await?;
-    println!("listening on quic://{}", server.address());
-    if let Some(ca) = ca {
-        println!("clients need   --ca {} --token-file {}", ca.display(), token.display());
-    }
-    Ok((server, driver))
+/// Listens for whoever asks how it goes, and says where.
+async fn serve_http(
+    listen: &str,
+    app: http::App,
+    mut stopping: watch::Receiver<bool>,
+) -> anyhow::Result<tokio::task::JoinHandle<std::io::Result<()>>> {
+    let stop = async move { drop(stopping.wait_for(|stop| *stop).await) };
+    let (address, serving) = http::bind(listen, app, stop).await.with_context(|| format!("can't listen on --http {listen}"))?;
+    println!("health, metrics and lists on http://{address}");
+    Ok(tokio::spawn(serving))
 }
 
 /// What the settings say, with a certificate and a token of our own where the user gave none. Gives the authority's certificate too.
