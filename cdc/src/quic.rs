@@ -203,13 +203,21 @@ impl<D: Disk, C: Disk> Driver<D, C> {
         let tasks = TaskTracker::new();
         let limits = self.shared.limits;
         let admitted = Arc::new(Semaphore::new(limits.connections));
+        let writing = Arc::new(Semaphore::new(1));
         let mut writes = interval(ACKNOWLEDGED_INTERVAL);
         writes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let incoming = tokio::select! {
                 () = self.shared.stop.cancelled() => break,
                 _ = writes.tick() => {
-                    self.write_acknowledged().await;
+                    // Beside it, so that a slow disk keeps no connection waiting.
+                    if let Ok(turn) = Arc::clone(&writing).try_acquire_owned() {
+                        let consumers = Arc::clone(&self.shared.consumers);
+                        tasks.spawn(async move {
+                            write_acknowledged(consumers).await;
+                            drop(turn);
+                        });
+                    }
                     continue;
                 }
                 incoming = self.endpoint.accept() => incoming,
@@ -249,21 +257,7 @@ impl<D: Disk, C: Disk> Driver<D, C> {
         }
         self.endpoint.close(VarInt::from_u32(0), b"the server is shutting down");
         drop(timeout(limits.shutdown_timeout, self.endpoint.wait_idle()).await);
-        while !self.write_acknowledged().await {}
-    }
-
-    /// Writes what consumers have acknowledged, and says whether that was all, or failed.
-    async fn write_acknowledged(&self) -> bool {
-        let consumers = Arc::clone(&self.shared.consumers);
-        match tokio::task::spawn_blocking(move || consumers.write_changed()).await {
-            Ok(Ok(all)) => all,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "acknowledged positions can't be written; after a restart what was acknowledged since comes again");
-                true
-            }
-            // It has panicked; the panic's message was printed.
-            Err(_join) => true,
-        }
+        while !write_acknowledged(Arc::clone(&self.shared.consumers)).await {}
     }
 
     /// The configuration for a new connection, made anew where certificate or authority have changed.
@@ -277,5 +271,18 @@ impl<D: Disk, C: Disk> Driver<D, C> {
             }
         }
         Arc::clone(&last.1)
+    }
+}
+
+/// Writes what consumers have acknowledged, and says whether that was all, or failed.
+async fn write_acknowledged<C: Disk>(consumers: Arc<Consumers<C>>) -> bool {
+    match tokio::task::spawn_blocking(move || consumers.write_changed()).await {
+        Ok(Ok(all)) => all,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "acknowledged positions can't be written; after a restart what was acknowledged since comes again");
+            true
+        }
+        // It has panicked; the panic's message was printed.
+        Err(_join) => true,
     }
 }

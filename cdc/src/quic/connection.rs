@@ -354,6 +354,10 @@ impl<D: Disk, C: Disk> Driver<D, C> {
         // The consumer's name is free before the client hears that the subscription has ended.
         drop(self.running.remove(&subscription));
         match end {
+            End::Broken => {
+                let error = refusal(ErrorCode::Internal, "the server has a fault; its log says more");
+                self.session.handle_failed(v1::Error { subscription, ..error });
+            }
             End::Failed(CursorError::Read(error)) => {
                 let error = self.read_error(&error);
                 self.session.handle_failed(v1::Error { subscription, ..error });

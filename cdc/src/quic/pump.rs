@@ -16,6 +16,8 @@ use crate::fanout::cursor::{Cursor, CursorError, Next, Progress};
 /// Why a pump has stopped.
 #[derive(Debug)]
 pub(super) enum End {
+    /// The server's own fault.
+    Broken,
     /// The log or the disk.
     Failed(CursorError),
     /// The connection or the stream.
@@ -46,6 +48,8 @@ struct Gathered {
     chunks: Vec<Bytes>,
     bytes: usize,
     last: Option<Position>,
+    /// Why nothing can follow.
+    failed: Option<CursorError>,
 }
 
 impl Gathered {
@@ -80,7 +84,7 @@ impl<D: Disk> Pump<D> {
         };
         match end {
             // What was written before still arrives. A stream that the client has stopped can be neither finished nor reset.
-            End::Failed(_) => stream.finish().ok(),
+            End::Broken | End::Failed(_) => stream.finish().ok(),
             End::Gone => None,
             // What waits to be sent is dropped at once, also for a client that takes nothing.
             End::Stopped | End::TakenOver => stream.reset(VarInt::from_u32(0)).ok(),
@@ -96,13 +100,7 @@ impl<D: Disk> Pump<D> {
             // Seen before the log is asked: a head that moves in between is noticed.
             self.head.borrow_and_update();
             let mut gathered = Gathered::default();
-            let next = match gather(&mut gathered, || self.cursor.try_next()) {
-                Ok(next) => next,
-                Err(error) => return End::Failed(error),
-            };
-            if let Next::InFiles = next
-                && gathered.last.is_none()
-            {
+            if gather(&mut gathered, || self.cursor.try_next()) && gathered.last.is_none() {
                 match self.read_files().await {
                     Ok((pump, found)) => (self, gathered) = (pump, found),
                     Err(end) => return end,
@@ -115,44 +113,47 @@ impl<D: Disk> Pump<D> {
                         return End::Gone;
                     }
                 }
+                None if gathered.failed.is_some() => {}
                 None => {
                     if self.head.changed().await.is_err() {
-                        // Without a log there is nothing to come; the server is about to stop.
-                        return End::Stopped;
+                        // Without a log there is nothing to come.
+                        return End::Broken;
                     }
                 }
+            }
+            // What was found before it has gone out; what is behind it must not.
+            if let Some(error) = gathered.failed {
+                return End::Failed(error);
             }
         }
     }
 
     /// Reads on from the files, when it is its turn.
     async fn read_files(mut self) -> Result<(Self, Gathered), End> {
-        let Ok(turn) = Arc::clone(&self.files).acquire_owned().await else { return Err(End::Stopped) };
+        let Ok(turn) = Arc::clone(&self.files).acquire_owned().await else { return Err(End::Broken) };
         let read = tokio::task::spawn_blocking(move || {
             let mut gathered = Gathered::default();
-            let read = gather(&mut gathered, || self.cursor.next_from_files());
+            gather(&mut gathered, || self.cursor.next_from_files());
             drop(turn);
-            read.map(|_| (self, gathered))
+            (self, gathered)
         });
-        match read.await {
-            Ok(read) => read.map_err(End::Failed),
-            // It has panicked; the panic's message was printed.
-            Err(_join) => Err(End::Stopped),
-        }
+        // Otherwise it has panicked; the panic's message was printed.
+        read.await.map_err(|_panicked| End::Broken)
     }
 }
 
-/// Takes what comes next until it is enough, or there is nothing more where it comes from.
-fn gather(gathered: &mut Gathered, mut next: impl FnMut() -> Result<Next, CursorError>) -> Result<Next, CursorError> {
-    loop {
+/// Takes what comes next until it is enough, or there is nothing more where it comes from; says whether it goes on in the files.
+fn gather(gathered: &mut Gathered, mut next: impl FnMut() -> Result<Next, CursorError>) -> bool {
+    while !gathered.is_enough() {
         match next() {
             Ok(Next::Frames(frames, last)) => gathered.push(frames, last),
-            // What was found before it still goes out; the error comes again.
-            Err(_) if gathered.last.is_some() => return Ok(Next::NotYet),
-            other => return other,
-        }
-        if gathered.is_enough() {
-            return Ok(Next::NotYet);
+            Ok(Next::InFiles) => return true,
+            Ok(Next::NotYet) => return false,
+            Err(error) => {
+                gathered.failed = Some(error);
+                return false;
+            }
         }
     }
+    false
 }

@@ -196,6 +196,15 @@ impl Server {
         self.writer.append(meta, batch.encode_to_vec().into(), &schemas).unwrap();
     }
 
+    /// A batch that nobody can decode, as no writer makes it.
+    pub(crate) fn append_garbage(&mut self) -> u64 {
+        let lsn = self.take_lsn();
+        let (first, end_lsn) = (at(lsn, 1), Lsn(lsn + 8));
+        let meta = BatchMeta { first, last: first, end_lsn, time_min: 0, time_max: 0, ends: true, schemas: false };
+        self.writer.append(meta, Bytes::from_static(&[0xFF; 9]), &[]).unwrap();
+        lsn
+    }
+
     /// `count` transactions of one insert into users each.
     pub(crate) fn fill(&mut self, count: u64) {
         for number in 0..count {

@@ -242,6 +242,38 @@ async fn places_that_can_t_be_had() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_can_t_be_given_out_is_never_skipped() {
+    use crate::harness::Raw;
+    use beyond_cdc_client::proto::v1::{ErrorCode, Filter, Subscribe, client_message, server_message, subscribe};
+    for ring_bytes in [256 << 10, 0] {
+        let mut server = Server::start_with(|_| {}, cdc::log::Settings { ring_bytes, ..settings() }).await;
+        server.fill(2);
+        server.append_garbage();
+        server.fill(2);
+        let mut raw = Raw::hello(&server).await;
+        let subscribe = Subscribe {
+            subscription: 1,
+            start: Some(subscribe::Start::Earliest(true)),
+            filter: Some(Filter { tables: vec!["public.*".to_owned()], ..Filter::default() }),
+            ..Subscribe::default()
+        };
+        raw.say(client_message::Kind::Subscribe(subscribe)).await;
+        assert!(matches!(raw.heard().await, Some(server_message::Kind::Subscribed(_))));
+        let mut stream = timeout(SOON, raw.connection.accept_uni()).await.unwrap().unwrap();
+        match raw.heard().await {
+            Some(server_message::Kind::Error(error)) => {
+                assert_eq!((error.code(), error.subscription), (ErrorCode::Internal, 1));
+            }
+            other => panic!("{other:?}"),
+        }
+        // What was before it has come, and nothing behind it.
+        let text = String::from_utf8_lossy(&stream.read_to_end(1 << 20).await.unwrap()).into_owned();
+        assert!(text.contains("name 0") && text.contains("name 1"), "{text:?}");
+        assert_eq!(text.matches("name ").count(), 2, "{text:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn json_is_what_the_server_renders() {
     use crate::harness::Raw;
     use beyond_cdc_client::proto::frame::Frames;
