@@ -110,7 +110,7 @@ fn all_faults_are_told_at_once_each_by_its_names() {
         let names = format!("(set by --{name}, BEYOND_PG_SINK_{variable}, or {name} in the --config file)");
         assert!(faults.iter().any(|fault| fault.starts_with(name) && fault.ends_with(&names)), "{name} in {faults:#?}");
     }
-    assert_eq!(faults.len(), 8, "{faults:#?}");
+    assert_eq!(faults.len(), 9, "{faults:#?}");
 }
 
 #[test]
