@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{info, warn};
+use walbus::causes::in_one_line;
 use walbus::conninfo;
 use walbus::disk::{FolderSpool, OsDisk};
 use walbus::logical::{Assembler, Limits, LogicalError};
@@ -133,21 +134,6 @@ impl SessionEnd {
     }
 }
 
-/// An error with all its causes, in one line.
-#[must_use]
-pub fn text_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
-}
-
 /// Microseconds since 1970-01-01 00:00 UTC.
 pub(crate) fn unix_micros() -> i64 {
     jiff::Timestamp::now().as_microsecond()
@@ -181,7 +167,7 @@ pub async fn origin(settings: &Settings, state: &ServerState, shutdown: &mut wat
 /// Tells what is wrong, and waits. Gives the next wait, `None` where the process is to stop.
 async fn pause(end: &SessionEnd, wait: Duration, state: &ServerState, shutdown: &mut watch::Receiver<bool>) -> Option<Duration> {
     let (condition, fixed) = end.next();
-    let (text, pause) = (text_of(end), fixed.unwrap_or(wait));
+    let (text, pause) = (in_one_line(end), fixed.unwrap_or(wait));
     warn!(problem = text, again_in_ms = pause.as_millis() as u64, "no changes are received");
     state.condition(condition, Some(text));
     match tokio::time::timeout(pause, stopped(shutdown)).await {

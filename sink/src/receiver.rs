@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
+use walbus::causes::in_one_line;
 use walbus::conninfo;
 use walbus::disk::OsDisk;
 use walbus::ledger::ApplyAs;
@@ -134,7 +135,7 @@ enum Next {
 
 impl SessionEnd {
     fn next(self, slot: &str) -> (Next, String) {
-        let mut text = text_of(&self);
+        let mut text = in_one_line(&self);
         if let Self::Source(error) = &self
             && let Some(way_out) = way_out::way_out(error, slot)
         {
@@ -155,20 +156,6 @@ impl SessionEnd {
         };
         (next, text)
     }
-}
-
-/// An error with all its causes, in one line.
-pub(crate) fn text_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 /// Receives until told to stop. Runs on the thread that calls it, and blocks it.

@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
+use walbus::causes::in_one_line;
 use walbus::conninfo;
 use walbus::disk::{Disk, OsDisk};
 use walbus::index::SegmentFacts;
@@ -110,7 +111,7 @@ impl Parts {
                 Ok(ExitCode::SUCCESS)
             }
             Err(fatal) => {
-                error!(error = %receiver::text_of(&fatal), "stopped");
+                error!(error = %in_one_line(&fatal), "stopped");
                 Err(fatal.into())
             }
         }

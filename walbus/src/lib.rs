@@ -18,6 +18,7 @@
 //! the network, [`disk`] the files.
 
 #[cfg(feature = "disk")]
+pub mod causes;
 pub mod clock;
 pub mod conninfo;
 pub mod disk;

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::os::read_from;
 use crate::logical::{Spool, SpoolFile};
 
 /// Files without names in one folder: whatever ends the process, the system takes their room back.
@@ -48,16 +49,7 @@ impl SpoolFile for FolderSpoolFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut read = 0;
-        while read < buf.len() {
-            match self.file.read_at(&mut buf[read..], offset + read as u64) {
-                Ok(0) => break,
-                Ok(more) => read += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(read)
+        read_from(&self.file, buf, offset)
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
