@@ -187,6 +187,7 @@ pub fn run(
         later: None,
         starts_later: false,
         waits_for_write: false,
+        differed: None,
     };
     if let Some(receiver) = &stream.receiver {
         stream.publisher.publish(receiver, Lsn::INVALID);
@@ -208,6 +209,8 @@ struct Stream {
     starts_later: bool,
     /// Whether the primary's commits wait for write and not for flush.
     waits_for_write: bool,
+    /// Where what came last differed from what is held.
+    differed: Option<Lsn>,
 }
 
 /// A timeline's history as the primary sent it.
@@ -229,7 +232,12 @@ impl Stream {
             }
             // What the same primary sends again and again, and is damaged, is asked for at leisure.
             let made_progress = self.held_end() > held_before || proved && !matches!(end, SessionEnd::Receive(_));
-            let (next, text) = end.next(&self.settings.slot);
+            let may_be_damage = self.may_be_damage(&end);
+            let (mut next, mut text) = end.next(&self.settings.slot);
+            if may_be_damage {
+                text.push_str(". It is asked for once more, as the link may have damaged it");
+                next = Next::TryAgain { state: State::Connecting, wait: None };
+            }
             match next {
                 Next::Stop => return Ok(()),
                 Next::End(fatal) => return Err(fatal),
@@ -252,6 +260,12 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// Whether a difference may be the link's fault: a primary that has another history differs at the same place each time.
+    fn may_be_damage(&mut self, end: &SessionEnd) -> bool {
+        let SessionEnd::Receive(ReceiveError::Diverged { lsn, .. }) = end else { return false };
+        self.differed.replace(*lsn) != Some(*lsn)
     }
 
     fn held_end(&self) -> Option<Lsn> {

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -44,8 +44,15 @@ struct Faults {
     cut: Option<Cut>,
     /// Once so many bytes have gone that way on one connection.
     cut_after: Option<(Direction, u64, Cut)>,
-    /// The byte of that number, going that way on one connection, is inverted.
-    corrupt: Option<(Direction, u64)>,
+    corrupt: Option<Corruption>,
+}
+
+/// The byte of that number, going that way on a connection, is inverted: on each, or on the first that gets there.
+#[derive(Debug, Clone)]
+struct Corruption {
+    direction: Direction,
+    byte: u64,
+    spent: Option<Arc<AtomicBool>>,
 }
 
 /// Counters of what has passed.
@@ -120,7 +127,13 @@ impl Proxy {
 
     /// Inverts the byte of this number, counted from 0, going that way on a connection.
     pub fn corrupt(&self, direction: Direction, byte: u64) {
-        self.faults.send_modify(|faults| faults.corrupt = Some((direction, byte)));
+        self.faults.send_modify(|faults| faults.corrupt = Some(Corruption { direction, byte, spent: None }));
+    }
+
+    /// The same on one connection alone: the first on which so many bytes have gone that way.
+    pub fn corrupt_once(&self, direction: Direction, byte: u64) {
+        let spent = Some(Arc::default());
+        self.faults.send_modify(|faults| faults.corrupt = Some(Corruption { direction, byte, spent }));
     }
 
     /// Holds each piece back for this long, both ways.
@@ -252,8 +265,9 @@ impl Link {
             if let Some((keep, _)) = end {
                 piece = &mut piece[..keep];
             }
-            if let Some((_, at)) = faults.corrupt.filter(|(way, _)| *way == direction)
-                && let Some(byte) = at.checked_sub(passed).and_then(|at| piece.get_mut(usize::try_from(at).ok()?))
+            if let Some(corruption) = faults.corrupt.filter(|corruption| corruption.direction == direction)
+                && let Some(byte) = corruption.byte.checked_sub(passed).and_then(|at| piece.get_mut(usize::try_from(at).ok()?))
+                && corruption.spent.is_none_or(|spent| !spent.swap(true, Ordering::Relaxed))
             {
                 *byte = !*byte;
             }

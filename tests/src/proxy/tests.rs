@@ -73,6 +73,14 @@ async fn one_byte_is_corrupted() {
 }
 
 #[tokio::test]
+async fn one_byte_is_corrupted_on_one_connection_alone() {
+    let proxy = Proxy::to(echo().await).unwrap();
+    proxy.corrupt_once(Direction::ToServer, 1);
+    assert_eq!(exchange(&mut connect(&proxy).await, b"abc").await, [b'a', !b'b', b'c']);
+    assert_eq!(exchange(&mut connect(&proxy).await, b"abc").await, b"abc");
+}
+
+#[tokio::test]
 async fn what_a_blackhole_held_comes_when_it_is_healed() {
     let proxy = Proxy::to(echo().await).unwrap();
     let mut stream = connect(&proxy).await;

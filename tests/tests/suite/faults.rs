@@ -191,6 +191,22 @@ async fn a_corrupted_byte_is_never_acknowledged() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_byte_that_was_corrupted_where_wal_is_compared_is_no_divergence() -> Result<()> {
+    let cluster = keeping().start().await?;
+    let proxy = Proxy::to(cluster.port())?;
+    let mut sink = Sink::through(&proxy).await?;
+    cluster.write_wal(2 << 20).await?;
+    same(&mut sink, &cluster).await?;
+    // Within what is held already and sent again.
+    proxy.corrupt_once(Direction::ToClient, 30_000);
+    proxy.cut(Cut::Reset);
+    eventually(harness::DEADLINE, "the damage to be seen", async || Ok(sink.log().contains("asked for once more").then_some(())))
+        .await?;
+    cluster.write_wal(1 << 20).await?;
+    same(&mut sink, &cluster).await
+}
+
+#[tokio::test]
 async fn a_slow_and_distant_link_loses_nothing() -> Result<()> {
     let mut cluster = keeping().start().await?;
     let proxy = Proxy::to(cluster.port())?;
