@@ -32,6 +32,7 @@ pub use error::{Class, SourceError};
 pub use logical::{CreatedSlot, LogicalSlotOptions, Rows};
 
 use crate::conninfo::{Config, Host, SslMode, SslNegotiation, TargetSession};
+use crate::proto::backend::{LOGICAL_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX};
 use session::Session;
 use transport::Transport;
 
@@ -48,6 +49,14 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The longest message that is taken.
+    const fn message_bytes_max(&self) -> usize {
+        match self {
+            Self::Logical { .. } => LOGICAL_MESSAGE_BYTES_MAX,
+            Self::Physical => MESSAGE_BYTES_MAX,
+        }
+    }
+
     /// The database as a passfile and a pooler know it. libpq's programs say `replication` for physical replication.
     fn dbname(&self) -> &str {
         match self {

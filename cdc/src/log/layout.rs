@@ -14,8 +14,9 @@ pub const SEGMENT_HEADER_BYTES: usize = 128;
 pub const RECORD_HEADER_BYTES: usize = 72;
 /// What each record's start is a multiple of.
 pub const ALIGNMENT: usize = 8;
-/// The greatest payload of a record: far above what a batch has, and a bound for what a damaged length makes a reader allocate.
-pub const PAYLOAD_BYTES_MAX: usize = 32 << 20;
+/// The greatest payload of a record: what the largest row that Postgres sends may become, and all that libraries for protobuf take. Far above
+/// what a batch has else. A damaged length makes a reader allocate no more than the file has.
+pub const PAYLOAD_BYTES_MAX: usize = i32::MAX as usize;
 /// No commit time at all: less than every time.
 pub const NO_TIME: i64 = i64::MIN;
 

@@ -6,8 +6,8 @@ use prost::Message;
 /// The largest control message that either side takes, in bytes.
 pub const CONTROL_BYTES_MAX: usize = 64 << 10;
 
-/// The largest batch that a client has to take, in bytes.
-pub const BATCH_BYTES_MAX: usize = 32 << 20;
+/// The largest batch that a client has to take, in bytes: one with a row as large as Postgres sends any. A row is never split.
+pub const BATCH_BYTES_MAX: usize = i32::MAX as usize;
 
 /// How long the length before a message is.
 const LENGTH_BYTES: usize = 4;

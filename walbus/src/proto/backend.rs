@@ -19,6 +19,10 @@ pub const UNAUTHENTICATED_BYTES_MAX: usize = 64 * 1024;
 /// of 32 KiB, `MAX_SEND_SIZE`), a timeline history a few KiB.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// The longest message taken of logical replication: a row comes in one, and Postgres makes none that is longer (`MaxAllocSize`). Memory is
+/// taken for what has come of it, and not for what is announced.
+pub const LOGICAL_MESSAGE_BYTES_MAX: usize = 1 << 30;
+
 /// A type byte and the length that follows it.
 const HEADER_BYTES: usize = 5;
 

@@ -15,7 +15,7 @@ use super::tls::{self, Binding};
 use super::transport::Transport;
 use super::{Mode, SourceError, auth};
 use crate::conninfo::{Config, Host, SslMode, TargetSession};
-use crate::proto::backend::{Diagnostic, Frame, MESSAGE_BYTES_MAX, Message, ProtocolError, SqlState, UNAUTHENTICATED_BYTES_MAX};
+use crate::proto::backend::{Diagnostic, Frame, Message, ProtocolError, SqlState, UNAUTHENTICATED_BYTES_MAX};
 
 /// A connection that messages are exchanged over.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub(super) async fn log_in(
     let startup = startup_message(config, mode);
     session.send("start a session", &startup).await?;
     auth::authenticate(&mut session, config, mode, host).await?;
-    session.buffer.set_limit(MESSAGE_BYTES_MAX);
+    session.buffer.set_limit(mode.message_bytes_max());
     const DOING: &str = "wait for the session";
     loop {
         match session.receive(DOING).await? {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use walbus::disk::Disk;
 use walbus::sim::{DiskFaults, SimDisk};
 use walbus::{Lsn, Position, SystemId};
 
 use super::power::PowerDisk;
 use super::workload::{EPOCH, Follower, START, Transaction, batch_of, fill, identity};
-use crate::log::{Epoch, EventLog, Identity, OpenError, Policy, ReadError, Recent, Settings, Writer, start_epoch};
+use crate::log::{BatchMeta, Epoch, EventLog, Identity, OpenError, Policy, ReadError, Recent, Settings, Writer, start_epoch};
 
 const SEED: u64 = 1;
 pub(super) const SMALL: Settings = Settings { segment_bytes: 4096, ring_bytes: 1 << 20, index_every_bytes: 500, spares: 2 };
@@ -74,6 +75,23 @@ fn nothing_is_given_before_it_is_synced() {
     let mut files = log.reader(start()).unwrap();
     assert_eq!(files.next_from_files().unwrap(), Some(entry));
     assert!(!writer.needs_sync());
+}
+
+#[test]
+fn a_row_of_any_size_is_written_and_read_back() {
+    let disk = new_disk();
+    let (log, mut writer) = open(&disk);
+    let transaction = Transaction::of(SEED, 0);
+    let (meta, _, _) = batch_of(&[(transaction, 1, transaction.changes)], &Arc::default());
+    // More than a segment, the ring and whatever is read at once.
+    let payload = Bytes::from(vec![7; 40 << 20]);
+    writer.append(BatchMeta { schemas: false, ..meta }, payload.clone(), &[]).unwrap();
+    writer.sync().unwrap();
+    let entry = log.reader(start()).unwrap().next_from_files().unwrap().unwrap();
+    assert!(entry.payload == payload);
+    drop((log, writer));
+    let (log, _writer) = open(&disk);
+    assert_eq!(log.head(), transaction.end());
 }
 
 #[test]
