@@ -120,16 +120,32 @@ struct Open {
     /// Up to where it was encoded when its last session ended.
     resumed_at: Position,
     changes: Vec<u8>,
-    schemas: Vec<v1::Schema>,
+    schemas: Definitions,
     first: Option<Position>,
     last: Position,
+}
+
+/// Definitions that are new, and how large they are: those of a thousand partitions are larger than their rows.
+#[derive(Debug, Default)]
+struct Definitions {
+    schemas: Vec<v1::Schema>,
+    bytes: usize,
+}
+
+impl Definitions {
+    fn extend(&mut self, new: impl IntoIterator<Item = v1::Schema>) {
+        for schema in new {
+            self.bytes += schema.encoded_len();
+            self.schemas.push(schema);
+        }
+    }
 }
 
 /// Whole transactions that wait.
 #[derive(Debug, Default)]
 struct Building {
     transactions: Vec<u8>,
-    schemas: Vec<v1::Schema>,
+    schemas: Definitions,
     span: Option<Span>,
 }
 
@@ -175,7 +191,7 @@ impl Encoder {
             return Ok(());
         }
         let last = Position::before(start.commit_lsn);
-        let (changes, schemas) = (Vec::new(), Vec::new());
+        let (changes, schemas) = (Vec::new(), Definitions::default());
         self.open = Some(Open { start, parted: false, suspended: false, resumed_at: last, changes, schemas, first: None, last });
         Ok(())
     }
@@ -186,7 +202,7 @@ impl Encoder {
     /// Where none has, or positions do not rise.
     pub fn change(&mut self, change: &Change) {
         // Before the next one and not behind this one: so the last part has a change, and with it a position of its own.
-        if self.open.as_ref().is_some_and(|open| open.changes.len() >= self.limits.batch_bytes) {
+        if self.open.as_ref().is_some_and(|open| open.changes.len() + open.schemas.bytes >= self.limits.batch_bytes) {
             self.part();
         }
         let Self { registry, scratch, change: encoded, truncated, open, .. } = self;
@@ -231,7 +247,7 @@ impl Encoder {
         self.last_commit = transaction.commit_lsn;
         let origin = transaction.origin.as_ref().map(|origin| origin.name.as_str());
         self.add(open, part, transaction.end_lsn, origin, transaction.gid.as_deref());
-        if self.batch.transactions.len() >= self.limits.batch_bytes {
+        if self.batch.transactions.len() + self.batch.schemas.bytes >= self.limits.batch_bytes {
             self.close();
         }
     }
@@ -240,7 +256,7 @@ impl Encoder {
     pub fn suspend(&mut self) {
         match self.open.take() {
             Some(open) if open.parted => self.open = Some(Open { suspended: true, resumed_at: open.last, ..open }),
-            Some(open) => self.registry.forget(&open.schemas),
+            Some(open) => self.registry.forget(&open.schemas.schemas),
             None => {}
         }
     }
@@ -289,7 +305,7 @@ impl Encoder {
             suspended: false,
             resumed_at: open.resumed_at,
             changes: Vec::with_capacity(open.changes.capacity()),
-            schemas: Vec::new(),
+            schemas: Definitions::default(),
             first: None,
             last: open.last,
         };
@@ -318,7 +334,7 @@ impl Encoder {
         wire::length(&mut batch.transactions, BATCH_TRANSACTIONS, head.len() + changes.len());
         batch.transactions.extend_from_slice(&head);
         batch.transactions.extend_from_slice(&changes);
-        batch.schemas.extend(schemas);
+        batch.schemas.extend(schemas.schemas);
         let (first, time) = (first.unwrap_or(last), start.commit_time);
         let span = batch.span.get_or_insert(Span { first, last, time_min: time, time_max: time });
         (span.last, span.time_min, span.time_max) = (last, span.time_min.min(time), span.time_max.max(time));
@@ -332,6 +348,7 @@ impl Encoder {
     fn seal(&mut self, ends: bool, end_lsn: Lsn) {
         let Building { transactions, schemas, span } = std::mem::take(&mut self.batch);
         let Some(Span { first, last, time_min, time_max }) = span else { return };
+        let Definitions { schemas, .. } = schemas;
         let mut payload = Vec::with_capacity(transactions.len() + 256);
         for schema in &schemas {
             wire::bytes(&mut payload, BATCH_SCHEMAS, &schema.encode_to_vec());

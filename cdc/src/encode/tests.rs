@@ -219,3 +219,25 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn definitions_count_for_a_batch_as_rows_do() {
+    let mut encoder = encoder(1 << 10);
+    let wide = |oid| table(oid, (0..50).map(|number| column(&format!("a_column_{number}"), 23, number == 0)).collect());
+    encoder.begin(start(100)).unwrap();
+    for ordinal in 1..=20 {
+        let body = Body::Truncate { relations: vec![wide(ordinal)], cascade: false, restart_identity: false };
+        encoder.change(&change(100, ordinal, body));
+    }
+    encoder.commit(&end(100));
+    for oid in 21..=40 {
+        let body = Body::Truncate { relations: vec![wide(oid)], cascade: false, restart_identity: false };
+        encoder.begin(start(100 * u64::from(oid))).unwrap();
+        encoder.change(&change(100 * u64::from(oid), 1, body));
+        encoder.commit(&end(100 * u64::from(oid)));
+    }
+    let batches: Vec<EncodedBatch> = std::iter::from_fn(|| encoder.take()).collect();
+    let largest = batches.iter().map(|batch| batch.payload.len()).max().unwrap();
+    assert!(largest < 4 << 10, "{largest} bytes: no more than the limit and one definition");
+    assert_eq!(batches.iter().map(|batch| batch.schemas.len()).sum::<usize>(), 40);
+}
