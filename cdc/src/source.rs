@@ -24,6 +24,7 @@ use walbus::source::{Class, SourceError};
 use walbus::{Lsn, SystemId};
 
 mod confirmed;
+mod continuity;
 mod journal;
 mod prepare;
 mod session;
@@ -32,6 +33,7 @@ use crate::encode::{self, Encoder, Unfinished};
 use crate::log::{EventLog, Writer};
 use crate::state::{Condition, ServerState};
 use confirmed::Confirmed;
+use continuity::{Continuity, Last, OtherHistory};
 use journal::Journal;
 use prepare::Prepared;
 use session::Pump;
@@ -100,10 +102,17 @@ enum SessionEnd {
     Busy(String),
     #[error(transparent)]
     Fatal(#[from] Fatal),
+    #[error(
+        "the primary shuts down and waits until all is confirmed, which a prepared transaction or what is not durable yet holds back: the connection \
+         is given up, so that it can"
+    )]
+    Held,
     #[error("the upstream's changes can't be put together")]
     Logical(#[from] LogicalError),
     #[error("{0}")]
     NoSlot(String),
+    #[error(transparent)]
+    OtherHistory(#[from] OtherHistory),
     #[error("the upstream's changes can't be read")]
     Pgoutput(#[from] PgoutputError),
     #[error("{0}")]
@@ -127,7 +136,7 @@ impl SessionEnd {
             Self::Source(error) if matches!(error.class(), Class::SlotUnusable | Class::WalRemoved) => {
                 (Condition::SlotLost, Some(REFUSED_RETRY))
             }
-            Self::SlotLost(_) => (Condition::SlotLost, Some(REFUSED_RETRY)),
+            Self::OtherHistory(_) | Self::SlotLost(_) => (Condition::SlotLost, Some(REFUSED_RETRY)),
             Self::NoSlot(_) | Self::Setting(_) | Self::Source(_) => (Condition::Refused, Some(REFUSED_RETRY)),
             _ => (Condition::Connecting, None),
         }
@@ -193,6 +202,7 @@ pub fn run(
     let schemas = Arc::clone(writer.schemas());
     let mut source = Source {
         confirmed: Confirmed::read(disk, log.epoch().bytes()).map_err(Fatal::Log)?,
+        last: Last::of(&log).map_err(Fatal::Log)?,
         assembler: Assembler::new(
             FolderSpool::new(&settings.spool),
             Limits { memory_bytes: settings.memory_bytes, ..Limits::default() },
@@ -221,6 +231,8 @@ struct Source {
     assembler: Assembler<FolderSpool>,
     encoder: Encoder,
     confirmed: Confirmed<OsDisk>,
+    /// The last transaction that was given to the log.
+    last: Option<Last>,
 }
 
 impl Source {
@@ -285,6 +297,8 @@ impl Source {
             assembler: &mut self.assembler,
             encoder: &mut self.encoder,
             confirmed: &mut self.confirmed,
+            continuity: Continuity::new(self.last, confirmed),
+            last: &mut self.last,
             state: &self.state,
             status_interval: self.settings.status_interval,
         };
@@ -306,6 +320,13 @@ impl Source {
                 "the slot {:?} stands at {}, and what was confirmed to it ends at {known}: it was moved by somebody else, or dropped and made anew, and \
                  changes in between may be missing. Start with --new-epoch to go on from where it stands: consumers are told that there is a gap",
                 self.settings.slot, prepared.confirmed
+            )));
+        }
+        if prepared.flushed < known {
+            return Err(SessionEnd::Setting(format!(
+                "the upstream's WAL ends at {}, and it has sent what ends at {known}: it is a standby that is behind, which passes, or it was \
+                 restored from an older copy. In that case start with --new-epoch: consumers are told that there is a gap",
+                prepared.flushed
             )));
         }
         Ok(())

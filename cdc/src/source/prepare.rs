@@ -1,7 +1,7 @@
 //! Before a stream: is the primary set up for it, and is the slot still ours.
 
 use tracing::{info, warn};
-use walbus::source::{self, Client, LogicalSlotOptions, Mode, Rows, SourceError};
+use walbus::source::{self, Client, LogicalSlotOptions, Mode, Rows, SourceError, SystemIdentity};
 use walbus::{Lsn, SystemId};
 
 use super::{SessionEnd, Settings};
@@ -28,6 +28,8 @@ pub(super) struct Prepared {
     pub(super) client: Client,
     pub(super) version: u32,
     pub(super) system_id: SystemId,
+    /// Where its WAL ended a moment ago.
+    pub(super) flushed: Lsn,
     /// Where the slot stands: everything behind it is sent.
     pub(super) confirmed: Lsn,
     pub(super) two_phase: bool,
@@ -44,9 +46,13 @@ pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, SessionEnd>
             "the upstream runs PostgreSQL {version}: this program knows {oldest} to {newest}"
         )));
     }
-    let system_id = client.identify_system().await?.system_id;
+    let SystemIdentity { system_id, flushed, .. } = client.identify_system().await?;
     for pin in PINNED {
         client.query(pin).await?;
+    }
+    // There the server knows of no encoding, and would end the stream at the first value that is no UTF-8.
+    if client.show("server_encoding").await? == "SQL_ASCII" {
+        client.query("SET client_encoding = 'SQL_ASCII'").await?;
     }
     let wal_level = client.show("wal_level").await?;
     if wal_level != "logical" {
@@ -57,7 +63,7 @@ pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, SessionEnd>
     publications(&mut client, settings).await?;
     identities(&mut client, settings).await?;
     let (confirmed, two_phase) = slot(&mut client, settings, version, &dbname).await?;
-    Ok(Prepared { client, version, system_id, confirmed, two_phase })
+    Ok(Prepared { client, version, system_id, flushed, confirmed, two_phase })
 }
 
 /// A text as SQL reads it back.

@@ -13,6 +13,7 @@ use walbus::source::{CopyStream, Event};
 use walbus::{Lsn, PgTime};
 
 use super::confirmed::Confirmed;
+use super::continuity::{Continuity, Last};
 use super::journal::{Journal, Word};
 use super::{Fatal, SessionEnd, stopped};
 use crate::encode::{Encoder, TransactionStart};
@@ -23,6 +24,9 @@ use crate::state::ServerState;
 const TAKEN_BYTES: usize = 1 << 20;
 /// How long the primary may be silent though it was asked to answer.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// How often in a row a primary may ask for more to be confirmed than there is. One that shuts down asks again with each answer, for as long as
+/// that takes.
+const ASKS_MAX: u32 = 50;
 
 /// What lasts over sessions.
 pub(super) struct Pump<'a> {
@@ -31,6 +35,8 @@ pub(super) struct Pump<'a> {
     pub(super) assembler: &'a mut Assembler<FolderSpool>,
     pub(super) encoder: &'a mut Encoder,
     pub(super) confirmed: &'a mut Confirmed<OsDisk>,
+    pub(super) continuity: Continuity,
+    pub(super) last: &'a mut Option<Last>,
     pub(super) state: &'a ServerState,
     pub(super) status_interval: Duration,
 }
@@ -48,7 +54,7 @@ struct Session {
     feedback: Feedback,
     /// Where the slot stood at its start: may be said again.
     start: Lsn,
-    /// The end of the last transaction that was given to the log in it.
+    /// The end of the last transaction that was given to the log, in it or, where it was sent again, before.
     given: Lsn,
     server_end: Lsn,
     /// What was said last.
@@ -56,6 +62,8 @@ struct Session {
     next_status: Instant,
     heard: Instant,
     asked: bool,
+    /// How often the primary has asked since anything else has come, or the status interval was over.
+    asks: u32,
     transactions: u64,
     changes: u64,
 }
@@ -79,6 +87,7 @@ impl Pump<'_> {
             next_status: Instant::now() + self.status_interval,
             heard: Instant::now(),
             asked: false,
+            asks: 0,
             transactions: 0,
             changes: 0,
         };
@@ -138,11 +147,17 @@ impl Pump<'_> {
             match event {
                 Event::End => return Err(SessionEnd::Setting("the primary ended the stream: it is shutting down".into())),
                 Event::Keepalive(keepalive) => {
+                    self.continuity.handle_keepalive(keepalive.server_end)?;
                     session.server_end = session.server_end.max(keepalive.server_end);
                     session.feedback.handle_keepalive(keepalive.server_end);
                     self.report(session, stream, keepalive.reply_requested);
+                    session.asks += u32::from(keepalive.reply_requested && session.told < keepalive.server_end);
+                    if session.asks > ASKS_MAX {
+                        return Err(SessionEnd::Held);
+                    }
                 }
                 Event::Wal(data) => {
+                    session.asks = 0;
                     session.server_end = session.server_end.max(data.server_end);
                     bytes += data.data.len();
                     self.message(session, stream, &data).await?;
@@ -165,6 +180,7 @@ impl Pump<'_> {
                 session.changes += 1;
             }
             Step::Begin(begin) => {
+                self.continuity.handle_new(begin.final_lsn)?;
                 session.feedback.handle_begin();
                 self.begin(begin.xid, begin.final_lsn, begin.commit_time)?;
             }
@@ -172,6 +188,7 @@ impl Pump<'_> {
             Step::Committed(replay) => self.replay(session, stream, *replay).await?,
             Step::Message(change) => {
                 let position = change.position;
+                self.continuity.handle_new(position.commit_lsn)?;
                 self.begin(0, position.commit_lsn, data.time)?;
                 self.encoder.change(&change);
                 session.changes += 1;
@@ -198,8 +215,17 @@ impl Pump<'_> {
                     transaction.commit_lsn
                 )));
             }
-            Step::Skipped(Some(end)) => session.feedback.handle_skipped(end),
+            Step::Skipped(Some(transaction)) => self.skipped(session, &transaction)?,
         }
+        Ok(())
+    }
+
+    /// A transaction was sent again. The session before gave it to the log, which may not have made it durable yet.
+    fn skipped(&mut self, session: &mut Session, transaction: &Transaction) -> Result<(), SessionEnd> {
+        self.continuity.handle_skipped(transaction)?;
+        session.given = session.given.max(transaction.end_lsn);
+        session.feedback.handle_skipped(transaction.prepare_lsn, transaction.end_lsn);
+        session.feedback.handle_durable(self.log.durable_end_lsn().min(session.given));
         Ok(())
     }
 
@@ -211,6 +237,7 @@ impl Pump<'_> {
 
     fn commit(&mut self, session: &mut Session, transaction: &Transaction) {
         self.encoder.commit(transaction);
+        *self.last = Some(Last::new(transaction));
         session.given = transaction.end_lsn;
         session.transactions += 1;
         match transaction.prepare_lsn {
@@ -228,14 +255,22 @@ impl Pump<'_> {
         mut replay: Replay<FolderSpoolFile>,
     ) -> Result<(), SessionEnd> {
         let transaction = replay.transaction().clone();
+        self.continuity.handle_new(transaction.commit_lsn)?;
+        let mut next = replay.poll_change()?;
+        if next.is_none() {
+            // Its savepoints were all rolled back, or it was prepared with nothing in it: there is nothing to tell, and it has no position.
+            session.feedback.handle_empty(transaction.prepare_lsn, transaction.end_lsn);
+            return Ok(());
+        }
         session.feedback.handle_begin();
         self.begin(transaction.xid, transaction.commit_lsn, transaction.commit_time)?;
-        while let Some(change) = replay.poll_change()? {
+        while let Some(change) = next {
             self.encoder.change(&change);
             session.changes += 1;
             while self.encoder.is_full() {
                 self.give(session, stream).await?;
             }
+            next = replay.poll_change()?;
         }
         self.commit(session, &transaction);
         Ok(())
@@ -267,6 +302,7 @@ impl Pump<'_> {
     /// The status interval is over.
     fn status(&mut self, session: &mut Session, stream: &mut CopyStream) -> Result<(), SessionEnd> {
         let listens = !self.encoder.is_full();
+        session.asks = 0;
         if session.asked && listens && Instant::now() > session.heard + SILENCE_MAX {
             return Err(SessionEnd::Silent(SILENCE_MAX));
         }

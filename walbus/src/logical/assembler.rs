@@ -10,6 +10,7 @@ use super::error::LogicalError;
 use super::relation::RelationCache;
 use super::replay::Replay;
 use super::spool::{Spool, SpoolFile};
+use crate::ident::PgTime;
 use crate::lsn::Lsn;
 use crate::position::Position;
 use crate::proto::pgoutput::{
@@ -60,8 +61,9 @@ pub enum Step<F> {
         /// Its end.
         rollback: RollbackPrepared,
     },
-    /// A part of a transaction, or a message, that the caller has already. Where it was the last part, the position to confirm.
-    Skipped(Option<Lsn>),
+    /// A part of a transaction, or a message, that the caller has already, be it on its way to being durable. Where it was the last part, the
+    /// transaction: nothing of it may be confirmed that is not durable yet. A message by itself is one with the xid 0.
+    Skipped(Option<Transaction>),
 }
 
 /// What became of a prepared transaction that is not held.
@@ -272,7 +274,9 @@ impl<S: Spool> Assembler<S> {
             Some(Whole::Committed { begin, .. }) if begin.final_lsn != commit.commit_lsn => {
                 Err(out_of_place(name, "its LSN is not the one that Begin announced"))
             }
-            Some(Whole::Committed { skip: true, .. }) => Ok(Step::Skipped(Some(commit.end_lsn))),
+            Some(Whole::Committed { begin, origin, skip: true, .. }) => {
+                Ok(Step::Skipped(Some(transaction(begin.xid, commit, origin, None))))
+            }
             Some(Whole::Committed { begin, origin, .. }) => {
                 self.last = commit.commit_lsn;
                 Ok(Step::Commit(transaction(begin.xid, commit, origin, None)))
@@ -359,7 +363,8 @@ impl<S: Spool> Assembler<S> {
         self.no_transaction("Message")?;
         let position = Position::of_message(message.lsn);
         if self.is_skipped(position.commit_lsn)? {
-            return Ok(Step::Skipped(Some(message.lsn)));
+            let commit = Commit { commit_lsn: position.commit_lsn, end_lsn: message.lsn, commit_time: PgTime::default() };
+            return Ok(Step::Skipped(Some(transaction(0, commit, None, None))));
         }
         self.last = position.commit_lsn;
         Ok(Step::Message(Change { position, xid: 0, body: Body::Message(message) }))
@@ -449,10 +454,14 @@ impl<S: Spool> Assembler<S> {
         match self.prepared.remove(&gid) {
             Some(held) if held.prepare.xid == xid => self.give(held.buffer, commit, Some(held.prepare)),
             Some(_) => Err(out_of_place("Commit Prepared", "the transaction that is prepared under its gid is another one")),
-            None if self.is_skipped(commit.commit_lsn)? => Ok(Step::Skipped(Some(commit.end_lsn))),
             None => {
+                let skipped = self.is_skipped(commit.commit_lsn)?;
+                let transaction = Transaction { gid: Some(gid), ..transaction(xid, commit, None, None) };
+                if skipped {
+                    return Ok(Step::Skipped(Some(transaction)));
+                }
                 self.last = commit.commit_lsn;
-                Ok(Step::NotHeld(NotHeld::Committed(Transaction { gid: Some(gid), ..transaction(xid, commit, None, None) })))
+                Ok(Step::NotHeld(NotHeld::Committed(transaction)))
             }
         }
     }
@@ -479,11 +488,12 @@ impl<S: Spool> Assembler<S> {
     ) -> Result<Step<S::File>, LogicalError> {
         self.memory -= buffer.tail.capacity();
         self.relations.merge(&mut buffer.relations);
-        if self.is_skipped(commit.commit_lsn)? {
-            return Ok(Step::Skipped(Some(commit.end_lsn)));
-        }
-        self.last = commit.commit_lsn;
+        let skipped = self.is_skipped(commit.commit_lsn)?;
         let transaction = transaction(buffer.xid, commit, buffer.origin.take(), prepare);
+        if skipped {
+            return Ok(Step::Skipped(Some(transaction)));
+        }
+        self.last = transaction.commit_lsn;
         Ok(Step::Committed(Box::new(Replay::new(transaction, buffer))))
     }
 

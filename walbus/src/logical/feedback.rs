@@ -94,13 +94,24 @@ impl Feedback {
         self.pending.push_back(pending);
     }
 
-    /// A transaction that was skipped, since it is durable already, is over.
-    pub fn handle_skipped(&mut self, end: Lsn) {
+    /// A transaction is over that was sent again, after the session before had given it on. It counts as any other: where it is on its way
+    /// still, it is not confirmed; and where it was prepared, at `prepare_lsn`, it is held until it is durable. If it is, say so by
+    /// [`Feedback::handle_durable`].
+    ///
+    /// # Panics
+    /// Where that goes back.
+    pub fn handle_skipped(&mut self, prepare_lsn: Option<Lsn>, end: Lsn) {
+        self.push(Pending { end, prepared: prepare_lsn });
+    }
+
+    /// A transaction with nothing in it is over: there is nothing to make durable. Where it was prepared, at `prepare_lsn`, it holds nothing.
+    pub fn handle_empty(&mut self, prepare_lsn: Option<Lsn>, end: Lsn) {
         self.open = false;
-        self.received = self.received.max(end);
-        if self.pending.is_empty() {
-            self.advance(end);
+        if let Some(prepared) = prepare_lsn {
+            self.prepared.remove(&prepared);
         }
+        self.received = self.received.max(end);
+        self.advance(if self.pending.is_empty() { end } else { self.durable });
     }
 
     /// A transaction was prepared at `prepare_lsn` (its record's first byte), and is not durable here.

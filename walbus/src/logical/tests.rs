@@ -308,14 +308,28 @@ fn after_a_reconnect_what_is_durable_is_skipped_and_the_rest_is_not() {
     assert!(matches!(session.send(&begin(5, 100)), Step::Skipped(None)));
     session.send(&relation(1, 0));
     assert!(matches!(session.send(&insert(1, 0, 2)), Step::Skipped(None)));
-    assert!(matches!(session.send(&Message::Commit(commit(100))), Step::Skipped(Some(Lsn(108)))));
+    let Step::Skipped(Some(skipped)) = session.send(&Message::Commit(commit(100))) else { panic!() };
+    assert_eq!((skipped.xid, skipped.commit_lsn, skipped.end_lsn), (5, Lsn(100), Lsn(108)));
     session.stream(10, true, &[(10, relation(1, 0)), (10, insert(1, 0, 1))]);
     assert_eq!(session.committed(&stream_commit(10, 200)).ids(), [1]);
     session.reconnect(Lsn(200));
     session.stream(10, true, &[(10, relation(1, 0)), (10, insert(1, 0, 1))]);
-    assert!(matches!(session.send(&stream_commit(10, 200)), Step::Skipped(Some(Lsn(208)))));
+    let Step::Skipped(Some(skipped)) = session.send(&stream_commit(10, 200)) else { panic!() };
+    assert_eq!((skipped.xid, skipped.end_lsn, skipped.prepare_lsn), (10, Lsn(208), None));
     session.send(&begin(11, 300));
     assert!(matches!(session.send(&insert(1, 0, 3)), Step::Change(_)));
+}
+
+#[test]
+fn a_prepared_transaction_that_is_skipped_says_what_it_held() {
+    let mut session = Session::new(Limits::default());
+    session.reconnect(Lsn(200));
+    session.send(&begin_prepare(5, 100));
+    session.send(&Message::Prepare(prepare(5, 100)));
+    let Step::Skipped(Some(skipped)) = session.send(&commit_prepared(5, 200)) else { panic!() };
+    assert_eq!((skipped.xid, skipped.prepare_lsn, skipped.end_lsn), (5, Some(Lsn(100)), Lsn(208)));
+    let Step::Skipped(Some(skipped)) = session.send(&commit_prepared(4, 190)) else { panic!() };
+    assert_eq!((skipped.xid, skipped.prepare_lsn, skipped.end_lsn), (4, None, Lsn(198)));
 }
 
 #[test]
@@ -343,7 +357,7 @@ fn a_message_outside_of_transactions_has_its_own_place() {
     let Step::Change(next) = session.send(&insert(1, 0, 1)) else { panic!() };
     assert!(change.position < next.position);
     session.reconnect(Lsn(199));
-    assert!(matches!(session.send(&outside), Step::Skipped(Some(Lsn(200)))));
+    assert!(matches!(session.send(&outside), Step::Skipped(Some(Transaction { xid: 0, end_lsn: Lsn(200), .. }))));
     assert!(matches!(session.send(&begin(5, 200)), Step::Begin(_)));
 }
 

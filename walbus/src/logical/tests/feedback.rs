@@ -76,14 +76,40 @@ fn a_prepared_transaction_that_is_rolled_back_holds_nothing() {
 }
 
 #[test]
-fn what_is_skipped_is_durable() {
+fn what_is_skipped_is_confirmed_once_it_is_durable_and_no_earlier() {
     let mut feedback = feedback();
-    feedback.handle_begin();
-    feedback.handle_skipped(Lsn(130));
+    feedback.handle_skipped(None, Lsn(130));
+    feedback.handle_keepalive(Lsn(140));
+    assert_eq!(feedback.confirmed(), Lsn(100), "the session before had given it on, and it is on its way still");
+    feedback.handle_skipped(None, Lsn(160));
+    feedback.handle_durable(Lsn(130));
+    assert_eq!(feedback.confirmed(), Lsn(130));
+    feedback.handle_durable(Lsn(160));
+    assert_eq!(feedback.confirmed(), Lsn(160));
+}
+
+#[test]
+fn a_prepared_transaction_that_is_skipped_holds_nothing_once_it_is_durable() {
+    let mut feedback = feedback();
+    feedback.handle_prepared(Lsn(150));
+    feedback.handle_skipped(Some(Lsn(150)), Lsn(300));
+    feedback.handle_keepalive(Lsn(310));
+    assert_eq!(feedback.confirmed(), Lsn(100));
+    feedback.handle_durable(Lsn(300));
+    assert_eq!(feedback.confirmed(), Lsn(310));
+}
+
+#[test]
+fn a_transaction_with_nothing_in_it_waits_for_those_before_it_alone() {
+    let mut feedback = feedback();
+    feedback.handle_prepared(Lsn(110));
+    feedback.handle_empty(Some(Lsn(110)), Lsn(130));
     assert_eq!(feedback.confirmed(), Lsn(130));
     feedback.handle_commit(Lsn(150));
-    feedback.handle_skipped(Lsn(160));
+    feedback.handle_empty(None, Lsn(160));
     assert_eq!(feedback.confirmed(), Lsn(130));
+    feedback.handle_durable(Lsn(150));
+    assert_eq!(feedback.confirmed(), Lsn(160));
 }
 
 #[test]
