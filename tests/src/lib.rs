@@ -1,4 +1,5 @@
-//! The harness of the end-to-end suite: real Postgres of any version, real sinks, and the faults that befall them.
+//! The harness of the end-to-end suite: real Postgres of any version, real sinks and CDC servers, and the faults that befall
+//! them.
 //!
 //! ```text
 //!   Ledger (writers) ──▶ Postgres ◀──▶ Proxy ◀──▶ Sink ──▶ FullDisk, FailingSync
@@ -13,9 +14,11 @@
 //! root, and such tests say so where they are skipped.
 
 pub mod account;
+pub mod cdc;
 pub mod compare;
 pub mod crash;
 pub mod disk;
+pub mod equality;
 pub mod ledger;
 mod port;
 pub mod postgres;
@@ -29,6 +32,7 @@ mod wait;
 pub mod walsender;
 
 pub use account::Account;
+pub use cdc::Cdc;
 pub use compare::{Held, compare, download};
 pub use disk::{FailingSync, FullDisk};
 pub use ledger::Ledger;

@@ -21,6 +21,7 @@ use crate::tls::Authority;
 pub use server::StopMode;
 pub use setup::{Auth, Setup};
 pub use snapshot::Snapshot;
+pub(crate) use sql::{rows, texts};
 
 /// The versions that the suite covers.
 pub const VERSIONS: [u32; 4] = [15, 16, 17, 18];

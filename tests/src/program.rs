@@ -17,7 +17,8 @@ pub fn command(program: &Path) -> Command {
     // Set by a program in between, since to set it between fork and exec is not safe Rust.
     command.args(["--pdeathsig", "KILL"]).args(Account::current().setpriv_args()).arg("--").arg(program);
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("BEYOND_PG_SINK")) {
+        if name.to_str().is_some_and(|name| ["PG", "BEYOND_PG_CDC", "BEYOND_PG_SINK"].iter().any(|prefix| name.starts_with(prefix)))
+        {
             command.env_remove(name);
         }
     }

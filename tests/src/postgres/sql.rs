@@ -8,19 +8,20 @@ use super::Postgres;
 use crate::program;
 
 impl Postgres {
+    /// How a superuser reaches the database `postgres`, by the unix socket.
+    #[must_use]
+    pub fn config(&self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(self.socket_folder()).port(self.port()).user("postgres").dbname("postgres");
+        config
+    }
+
     /// A session. Its task runs until the returned client is dropped.
     ///
     /// # Errors
     /// Where the server does not take it.
     pub async fn client(&self) -> Result<Client> {
-        let (client, connection) = tokio_postgres::Config::new()
-            .host_path(self.socket_folder())
-            .port(self.port())
-            .user("postgres")
-            .dbname("postgres")
-            .connect(NoTls)
-            .await
-            .context("connect to the server")?;
+        let (client, connection) = self.config().connect(NoTls).await.context("connect to the server")?;
         // An error of the connection reaches the client's calls.
         tokio::spawn(async move { drop(connection.await) });
         Ok(client)
@@ -132,7 +133,11 @@ impl Postgres {
 
 /// The rows of the last query in `sql` that gave any, as texts; NULL is empty.
 pub(crate) async fn rows(client: &Client, sql: &str) -> Result<Vec<Vec<String>>> {
-    let messages = client.simple_query(sql).await.with_context(|| format!("run {sql}"))?;
+    Ok(texts(client.simple_query(sql).await.with_context(|| format!("run {sql}"))?))
+}
+
+/// The rows of the last query that gave any, as texts; NULL is empty.
+pub(crate) fn texts(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for message in messages {
         match message {
@@ -143,5 +148,5 @@ pub(crate) async fn rows(client: &Client, sql: &str) -> Result<Vec<Vec<String>>>
             _ => {}
         }
     }
-    Ok(rows)
+    rows
 }
