@@ -261,6 +261,12 @@ impl Encoder {
         }
     }
 
+    /// The end of the last whole transaction, be it durable or not.
+    #[must_use]
+    pub const fn end_lsn(&self) -> Lsn {
+        self.end_lsn
+    }
+
     /// Where the last whole transaction was committed; `0/0` where there was none yet.
     #[must_use]
     pub const fn last_commit(&self) -> Lsn {

@@ -19,6 +19,7 @@ use walbus::causes::in_one_line;
 use walbus::conninfo;
 use walbus::disk::{FolderSpool, OsDisk};
 use walbus::logical::{Assembler, Limits, LogicalError};
+use walbus::proto::history::History;
 use walbus::proto::pgoutput::{Parser, PgoutputError, ProtoVersion, Streaming};
 use walbus::source::{Class, SourceError};
 use walbus::{Lsn, SystemId};
@@ -269,8 +270,8 @@ impl Source {
         }
     }
 
-    async fn stream(&mut self, prepared: Prepared, shutdown: &mut watch::Receiver<bool>) -> SessionEnd {
-        if let Err(end) = self.still_ours(&prepared) {
+    async fn stream(&mut self, mut prepared: Prepared, shutdown: &mut watch::Receiver<bool>) -> SessionEnd {
+        if let Err(end) = self.follow_timeline(&mut prepared).await.and_then(|()| self.still_ours(&prepared)) {
             return end;
         }
         let Prepared { client, version, confirmed, two_phase, .. } = prepared;
@@ -303,6 +304,36 @@ impl Source {
             status_interval: self.settings.status_interval,
         };
         pump.run(stream, parser, confirmed, shutdown).await
+    }
+
+    /// Proves that the upstream's history has all that the log has. One that was promoted without the newest WAL has not: what the log holds of
+    /// that never happened there.
+    async fn follow_timeline(&mut self, prepared: &mut Prepared) -> Result<(), SessionEnd> {
+        let now = prepared.timeline;
+        let switchpoint = match self.confirmed.timeline() {
+            Some(held) if held == now => return Ok(()),
+            Some(held) if now < held => {
+                return Err(SessionEnd::Setting(format!(
+                    "the upstream is on timeline {now}, and the log has followed timeline {held}: it is an old primary. Point --upstream to the one that                      was promoted"
+                )));
+            }
+            Some(held) => {
+                let (name, content) = prepared.client.timeline_history(now).await?;
+                let history = History::parse(now, &content)
+                    .map_err(|error| SessionEnd::Setting(format!("the upstream's {name} can't be read: {error}")))?;
+                // A timeline that is no ancestor shares nothing that is known of.
+                history.switchpoint(held).unwrap_or(Lsn::INVALID)
+            }
+            None => Lsn::MAX,
+        };
+        let end = self.log.durable_end_lsn().max(self.encoder.end_lsn());
+        if end > switchpoint {
+            return Err(SessionEnd::SlotLost(format!(
+                "the upstream was promoted to timeline {now} at {switchpoint}, and the log ends at {end}: it holds changes that the new primary never                  received. Start with --new-epoch to go on from where its slot stands: consumers are told of it. On PostgreSQL 17 and later,                  synchronized_standby_slots keeps a standby from being behind"
+            )));
+        }
+        self.confirmed.follow(now, switchpoint).map_err(Fatal::Log)?;
+        Ok(())
     }
 
     /// Proves that nothing is missing between what is held and what the slot sends.

@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 use walbus::source::{self, Client, LogicalSlotOptions, Mode, Rows, SourceError, SystemIdentity};
-use walbus::{Lsn, SystemId};
+use walbus::{Lsn, SystemId, Timeline};
 
 use super::{SessionEnd, Settings};
 
@@ -30,6 +30,7 @@ pub(super) struct Prepared {
     pub(super) system_id: SystemId,
     /// Where its WAL ended a moment ago.
     pub(super) flushed: Lsn,
+    pub(super) timeline: Timeline,
     /// Where the slot stands: everything behind it is sent.
     pub(super) confirmed: Lsn,
     pub(super) two_phase: bool,
@@ -46,7 +47,7 @@ pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, SessionEnd>
             "the upstream runs PostgreSQL {version}: this program knows {oldest} to {newest}"
         )));
     }
-    let SystemIdentity { system_id, flushed, .. } = client.identify_system().await?;
+    let SystemIdentity { system_id, timeline, flushed, .. } = client.identify_system().await?;
     for pin in PINNED {
         client.query(pin).await?;
     }
@@ -63,7 +64,7 @@ pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, SessionEnd>
     publications(&mut client, settings).await?;
     identities(&mut client, settings).await?;
     let (confirmed, two_phase) = slot(&mut client, settings, version, &dbname).await?;
-    Ok(Prepared { client, version, system_id, flushed, confirmed, two_phase })
+    Ok(Prepared { client, version, system_id, timeline, flushed, confirmed, two_phase })
 }
 
 /// A text as SQL reads it back.
