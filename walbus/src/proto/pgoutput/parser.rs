@@ -127,7 +127,9 @@ impl Parser {
         if streams && self.version < ProtoVersion::V2 {
             return Err(PgoutputError::NotAsked { message, needs: "proto_version 2" });
         }
-        if streams && matches!(self.streaming, Streaming::Off) {
+        // Postgres 18 tells the end of a large transaction that it found rolled back while it decoded it, streamed or not: it marks it as streamed
+        // when it drops what it has of it (`ReorderBufferTruncateTXN`).
+        if streams && tag != b'A' && matches!(self.streaming, Streaming::Off) {
             return Err(PgoutputError::NotAsked { message, needs: "the option streaming" });
         }
         match (self.in_stream, tag) {

@@ -293,7 +293,9 @@ fn versions_and_options_are_kept() {
     };
     for tag in [b"S", b"E", b"c", b"A"] {
         assert_eq!(asked(ProtoVersion::V1, Streaming::Off, tag), Some("proto_version 2"));
-        assert_eq!(asked(ProtoVersion::V4, Streaming::Off, tag), Some("the option streaming"));
+        // Postgres 18 sends an abort without being asked.
+        let wanted = (tag != b"A").then_some("the option streaming");
+        assert_eq!(asked(ProtoVersion::V4, Streaming::Off, tag), wanted);
         assert_eq!(asked(ProtoVersion::V2, Streaming::On, b"A"), None);
     }
     for tag in [b"b", b"P", b"K", b"r", b"p"] {
