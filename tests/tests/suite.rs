@@ -3,6 +3,7 @@
 mod suite {
     mod bytes;
     mod crash;
+    mod decoding;
     mod divergence;
     mod faults;
     mod garbage;

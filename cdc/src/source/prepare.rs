@@ -62,7 +62,7 @@ pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, SessionEnd>
         )));
     }
     publications(&mut client, settings).await?;
-    identities(&mut client, settings).await?;
+    identities(settings, &dbname).await?;
     let (confirmed, two_phase) = slot(&mut client, settings, version, &dbname).await?;
     Ok(Prepared { client, version, system_id, timeline, flushed, confirmed, two_phase })
 }
@@ -108,7 +108,11 @@ async fn publications(client: &mut Client, settings: &Settings) -> Result<(), Se
 }
 
 /// Warns of tables whose updates and deletes fail, or whose old values are lost.
-async fn identities(client: &mut Client, settings: &Settings) -> Result<(), SessionEnd> {
+///
+/// In a session of its own: `pg_publication_tables` opens every published table, and a session that then starts decoding reads older rows by
+/// the definitions that it has in its cache by then, which are those of now.
+async fn identities(settings: &Settings, dbname: &str) -> Result<(), SessionEnd> {
+    let mut client = source::connect(&settings.upstream, Mode::Logical { dbname: dbname.to_owned() }).await?;
     let sql = format!(
         "SELECT DISTINCT p.schemaname || '.' || p.tablename FROM pg_publication_tables p \
          JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
