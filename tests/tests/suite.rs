@@ -5,6 +5,7 @@ mod suite {
     mod crash;
     mod decoding;
     mod divergence;
+    mod equality;
     mod faults;
     mod garbage;
     mod harness;
