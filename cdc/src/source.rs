@@ -27,6 +27,7 @@ use walbus::{Lsn, SystemId};
 mod confirmed;
 mod continuity;
 mod journal;
+mod pace;
 mod prepare;
 mod session;
 

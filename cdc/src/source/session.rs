@@ -15,6 +15,7 @@ use walbus::{Lsn, PgTime};
 use super::confirmed::Confirmed;
 use super::continuity::{Continuity, Last};
 use super::journal::{Journal, Word};
+use super::pace::Pace;
 use super::{Fatal, SessionEnd, stopped};
 use crate::encode::{Encoder, TransactionStart};
 use crate::log::EventLog;
@@ -45,12 +46,14 @@ pub(super) struct Pump<'a> {
 enum Turn {
     Event(Event),
     Journal(Word),
+    Rested,
     Status,
 }
 
 /// What is of this session alone.
 struct Session {
     parser: Parser,
+    pace: Pace,
     feedback: Feedback,
     /// Where the slot stood at its start: may be said again.
     start: Lsn,
@@ -79,6 +82,7 @@ impl Pump<'_> {
     ) -> SessionEnd {
         let mut session = Session {
             parser,
+            pace: Pace::new(Instant::now()),
             feedback: Feedback::new(confirmed),
             start: confirmed,
             given: Lsn::INVALID,
@@ -108,12 +112,14 @@ impl Pump<'_> {
         stream: &mut CopyStream,
         shutdown: &mut watch::Receiver<bool>,
     ) -> Result<(), SessionEnd> {
+        let rest = session.pace.rest();
         let turn = tokio::select! {
             // In order: what must not starve comes first, and a batch goes out as soon as the log takes it.
             biased;
             () = stopped(shutdown) => return Err(SessionEnd::Shutdown),
             word = self.journal.next(self.encoder.has_batch()) => Turn::Journal(word),
-            event = stream.next(), if !self.encoder.is_full() => Turn::Event(event?),
+            event = stream.next(), if rest.is_none() && !self.encoder.is_full() => Turn::Event(event?),
+            () = sleep_until(rest.unwrap_or(session.next_status)), if rest.is_some() => Turn::Rested,
             () = sleep_until(session.next_status) => Turn::Status,
         };
         match turn {
@@ -122,6 +128,10 @@ impl Pump<'_> {
                 self.take(session, stream, event).await
             }
             Turn::Journal(word) => self.journal_says(session, stream, word),
+            Turn::Rested => {
+                session.pace.handle_rested();
+                Ok(())
+            }
             Turn::Status => self.status(session, stream),
         }
     }
@@ -167,6 +177,9 @@ impl Pump<'_> {
                 break;
             }
             next = stream.try_next()?;
+            if next.is_none() {
+                session.pace.handle_drained(bytes, Instant::now());
+            }
         }
         self.tell_state(session);
         Ok(())
@@ -285,7 +298,7 @@ impl Pump<'_> {
         match turn {
             Turn::Journal(word) => self.journal_says(session, stream, word)?,
             // Nothing is read here, so no answer is asked for.
-            Turn::Event(_) | Turn::Status => self.report(session, stream, true),
+            Turn::Event(_) | Turn::Rested | Turn::Status => self.report(session, stream, true),
         }
         Ok(())
     }
