@@ -72,7 +72,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, ring_bytes: 64 << 20, index_every_bytes: 64 << 10, spares: 2 }
+        Self { segment_bytes: 64 << 20, ring_bytes: 16 << 20, index_every_bytes: 64 << 10, spares: 2 }
     }
 }
 
