@@ -1,5 +1,6 @@
 //! What all side-by-side measurements share: spreads of runs, latencies of `pgbench`, what a process used, what machine it was.
 
+pub mod counted;
 pub mod latency;
 pub mod machine;
 pub mod spread;
