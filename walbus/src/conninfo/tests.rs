@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn environment() -> Environment {
-    Environment::default().with_home("/home/alice").with_user("alice")
+    Environment::default().with_home("/home/operator").with_user("operator")
 }
 
 fn parse(text: &str) -> Config {
@@ -22,9 +22,9 @@ fn tcp(host: &str, port: u16) -> Host {
 fn nothing_said_is_what_libpq_takes_it_for() {
     let config = parse("");
     assert_eq!(config.hosts, [Host { address: Address::Unix(None), port: 5432 }]);
-    assert_eq!((config.user(), config.dbname(), config.ssl_mode()), ("alice", None, SslMode::Prefer));
-    assert_eq!(config.passfile, Some("/home/alice/.pgpass".into()));
-    assert_eq!(config.tls.root, RootCertificate::Default(Some("/home/alice/.postgresql/root.crt".into())));
+    assert_eq!((config.user(), config.dbname(), config.ssl_mode()), ("operator", None, SslMode::Prefer));
+    assert_eq!(config.passfile, Some("/home/operator/.pgpass".into()));
+    assert_eq!(config.tls.root, RootCertificate::Default(Some("/home/operator/.postgresql/root.crt".into())));
     assert_eq!(config.connect_timeout, None);
     assert_eq!(config.protocol, (0, 0));
     assert_eq!(Config::parse("", &Environment::default()).unwrap_err().keyword, "user");
@@ -109,7 +109,7 @@ fn what_is_wrong_is_named() {
 fn the_environment_stands_in_and_is_named() {
     let with = |variables: &[(&str, &str)], text| {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::parse(text, &Environment::new(variables).with_user("alice"))
+        Config::parse(text, &Environment::new(variables).with_user("operator"))
     };
     let config = with(&[("PGHOST", "a,b"), ("PGPORT", "1"), ("PGUSER", "bob"), ("PGAPPNAME", "env")], "user=carol").unwrap();
     assert_eq!(config.hosts, [tcp("a", 1), tcp("b", 1)]);
@@ -146,7 +146,7 @@ fn a_password_is_never_shown() {
     let secret = "hunter2";
     let config = parse(&format!("password={secret}"));
     assert!(!format!("{config:?}").contains(secret));
-    let environment = Environment::new([("PGPASSWORD".to_owned(), secret.to_owned())]).with_user("alice");
+    let environment = Environment::new([("PGPASSWORD".to_owned(), secret.to_owned())]).with_user("operator");
     assert!(!format!("{environment:?} {:?}", Config::parse("", &environment)).contains(secret));
     for text in [format!("password='{secret}"), format!("postgres://u:{secret}%zz@h/"), format!("password={secret} port=x")] {
         assert!(!problem(&text).1.contains(secret));
