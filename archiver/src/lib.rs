@@ -1,0 +1,1 @@
+//! WAL in object storage, and recovery to any point of it.

@@ -1,0 +1,3 @@
+//! `beyond-pg-archiver`.
+
+fn main() {}
