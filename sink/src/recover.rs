@@ -2,7 +2,6 @@
 //!
 //! ```text
 //!   plan     what to do, out of what folder and sink say          pure
-//!   label    backup_label                                         pure
 //!   control  pg_control                                           pure
 //!   chain    the records, followed as recovery will
 //!   stage    one segment beside the one it replaces
@@ -21,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use walbus::clock::{Clock, SystemClock};
+use walbus::pgdata::{OwnedDisk, refuse_running};
 use walbus::units::parse_duration;
 
 use crate::client::Client;
@@ -33,21 +33,18 @@ mod folder;
 mod guard;
 mod history;
 pub mod job;
-mod label;
 pub mod plan;
 mod progress;
 mod record;
 mod remote;
 mod report;
-mod running;
 mod stage;
 #[cfg(test)]
 mod tests;
 mod verify;
 
 pub use error::RecoverError;
-pub use folder::{Folders, OwnedDisk};
-pub use label::{BackupLabel, LabelError};
+pub use folder::Folders;
 pub use record::{FILE, Record, Tail};
 pub use report::Report;
 
@@ -141,7 +138,7 @@ fn blocking(args: &RecoverArgs, runtime: tokio::runtime::Handle) -> anyhow::Resu
         folders: &folders,
         remote: &remote,
         progress: progress.as_ref(),
-        refuse_running: &|| running::refuse_running(&pgdata),
+        refuse_running: &|| Ok(refuse_running(&pgdata)?),
         free_bytes: &|| folders.free_bytes(),
         jobs: args.jobs.into(),
         dry_run: args.dry_run,
@@ -168,7 +165,7 @@ fn blocking(args: &RecoverArgs, runtime: tokio::runtime::Handle) -> anyhow::Resu
 }
 
 fn abandon(args: &RecoverArgs, pgdata: &Path, folders: &Folders<OwnedDisk>) -> anyhow::Result<ExitCode> {
-    running::refuse_running(pgdata)?;
+    refuse_running(pgdata)?;
     let was_up = guard::is_up(&folders.pgdata)?;
     stage::remove_leftovers(&folders.wal)?;
     guard::take_down(&folders.pgdata)?;

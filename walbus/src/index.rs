@@ -42,9 +42,9 @@ impl SegmentFacts {
     pub fn add(&mut self, end: Lsn, event: &WalEvent) {
         match event {
             WalEvent::Abort { time }
-            | WalEvent::AbortPrepared { time }
+            | WalEvent::AbortPrepared { time, .. }
             | WalEvent::Commit { time }
-            | WalEvent::CommitPrepared { time } => {
+            | WalEvent::CommitPrepared { time, .. } => {
                 self.add_time(*time);
             }
             WalEvent::CheckpointShutdown { timeline, previous, .. } | WalEvent::EndOfRecovery { timeline, previous, .. } => {
@@ -53,7 +53,8 @@ impl SegmentFacts {
                 }
             }
             WalEvent::RestorePoint { time, name } => self.add_restore_point(RestorePoint { name: name.clone(), end, time: *time }),
-            WalEvent::CheckpointOnline { .. }
+            WalEvent::BackupEnd { .. }
+            | WalEvent::CheckpointOnline { .. }
             | WalEvent::CheckpointRedo
             | WalEvent::OverwriteContrecord { .. }
             | WalEvent::Switch => {}

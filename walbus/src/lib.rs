@@ -30,6 +30,7 @@ pub mod logical;
 pub mod lsn;
 #[cfg(feature = "pem")]
 pub mod pem;
+pub mod pgdata;
 pub mod position;
 pub mod proto;
 pub mod receive;

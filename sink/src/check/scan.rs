@@ -220,11 +220,11 @@ impl Tally {
     fn add(&mut self, record: &Record) {
         self.records += 1;
         match &record.event {
-            Some(WalEvent::Commit { time } | WalEvent::CommitPrepared { time }) => {
+            Some(WalEvent::Commit { time } | WalEvent::CommitPrepared { time, .. }) => {
                 self.commits += 1;
                 self.time(*time);
             }
-            Some(WalEvent::Abort { time } | WalEvent::AbortPrepared { time }) => self.time(*time),
+            Some(WalEvent::Abort { time } | WalEvent::AbortPrepared { time, .. }) => self.time(*time),
             Some(WalEvent::RestorePoint { time, name }) => {
                 self.restore_points.push(RestorePoint { name: name.clone(), end: record.end, time: rfc3339(*time) });
             }

@@ -2,11 +2,11 @@
 
 use std::io;
 
+use walbus::pgdata::{LabelError, RunningError};
 use walbus::proto::control::ControlError;
 
 use crate::client::ClientError;
 
-use super::label::LabelError;
 use super::plan::Refusal;
 
 /// Why a recovery did not come to its end. Each text says what to do.
@@ -56,8 +56,8 @@ pub enum RecoverError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// A server runs on the folder.
-    #[error("{0}")]
-    Running(String),
+    #[error(transparent)]
+    Running(#[from] RunningError),
     /// The sink gave no answer.
     #[error("{0}")]
     Sink(#[from] ClientError),

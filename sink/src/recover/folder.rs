@@ -2,23 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, Uid};
 use walbus::Segment;
-use walbus::disk::{Disk, DiskFile, OsDisk, OsFile};
+use walbus::disk::Disk;
+use walbus::pgdata::{BackupLabel, OwnedDisk, Owner};
 use walbus::segment::WalFile;
 
 use super::control;
 use super::error::RecoverError;
 use super::history::ancestors;
-use super::label::BackupLabel;
 use super::plan::Local;
-
-/// No file that is read whole is longer than this, in bytes: settings, labels, histories.
-const WHOLE_BYTES_MAX: u64 = 16 << 20;
 
 /// The three folders that a recovery reads and writes.
 #[derive(Debug)]
@@ -31,47 +25,21 @@ pub struct Folders<D: Disk> {
     pub wal: D,
 }
 
-/// A folder whose new files belong to the data folder's owner, with the mode that the data folder asks for.
-#[derive(Debug)]
-pub struct OwnedDisk {
-    disk: OsDisk,
-    owner: Owner,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Owner {
-    uid: u32,
-    gid: u32,
-    /// 0600, or 0640 where the folder was made with `initdb --allow-group-access`.
-    mode: u32,
-}
-
 impl Folders<OwnedDisk> {
     /// The folders of the data folder at `pgdata`.
     ///
     /// # Errors
     /// [`RecoverError::NotUsable`] where it is none, or this user may not write it as its owner would.
     pub fn open(pgdata: &Path) -> Result<Self, RecoverError> {
-        let meta = fs::metadata(pgdata).map_err(RecoverError::folder(format!("open {}", pgdata.display())))?;
+        let owner = Owner::of(pgdata).map_err(RecoverError::folder(format!("open {}", pgdata.display())))?;
         if !pgdata.join("global/pg_control").is_file() {
             return Err(RecoverError::NotUsable(format!(
                 "{} is no data folder of Postgres: it has no global/pg_control. Check --pgdata",
                 pgdata.display()
             )));
         }
-        let owner = Owner { uid: meta.uid(), gid: meta.gid(), mode: if meta.mode() & 0o050 == 0o050 { 0o640 } else { 0o600 } };
-        let me = rustix::process::geteuid().as_raw();
-        if me != 0 && me != owner.uid {
-            return Err(RecoverError::NotUsable(format!(
-                "{} belongs to user {}, this program runs as {me}: run it as that user, or as root",
-                pgdata.display(),
-                owner.uid
-            )));
-        }
-        let open = |path: PathBuf| {
-            let disk = OsDisk::open(&path).map_err(RecoverError::folder(format!("open {}", path.display())))?;
-            Ok::<_, RecoverError>(OwnedDisk { disk, owner })
-        };
+        owner.check(pgdata).map_err(|error| RecoverError::NotUsable(error.to_string()))?;
+        let open = |path: PathBuf| OwnedDisk::open(&path, owner).map_err(RecoverError::folder(format!("open {}", path.display())));
         Ok(Self { pgdata: open(pgdata.to_owned())?, global: open(pgdata.join("global"))?, wal: open(pgdata.join("pg_wal"))? })
     }
 
@@ -95,63 +63,14 @@ impl Folders<OwnedDisk> {
     /// # Errors
     /// Of the operating system.
     pub fn free_bytes(&self) -> Result<u64, RecoverError> {
-        let stat =
-            rustix::fs::statvfs(self.wal.disk.path()).map_err(|error| RecoverError::folder("look at pg_wal")(error.into()))?;
+        let stat = rustix::fs::statvfs(self.wal.path()).map_err(|error| RecoverError::folder("look at pg_wal")(error.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-}
-
-impl Disk for OwnedDisk {
-    type File = OsFile;
-
-    fn create_zeroed(&self, name: &str, len: u64) -> io::Result<OsFile> {
-        let file = self.disk.create_zeroed(name, len)?;
-        let path = self.disk.path().join(name);
-        fs::set_permissions(&path, fs::Permissions::from_mode(self.owner.mode))?;
-        if rustix::process::geteuid().is_root() {
-            let (uid, gid) = (Uid::from_raw(self.owner.uid), Gid::from_raw(self.owner.gid));
-            rustix::fs::chownat(CWD, &path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        }
-        Ok(file)
-    }
-
-    fn open(&self, name: &str) -> io::Result<OsFile> {
-        self.disk.open(name)
-    }
-
-    fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        self.disk.list()
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
     }
 }
 
 /// A file's content, `None` where there is no such file.
 pub(super) fn read_whole<D: Disk>(disk: &D, name: &str) -> Result<Option<Vec<u8>>, RecoverError> {
-    let doing = || RecoverError::folder(format!("read {name}"));
-    let file = match disk.open(name) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(doing()(error)),
-    };
-    let len = file.len().map_err(doing())?;
-    if len > WHOLE_BYTES_MAX {
-        return Err(RecoverError::NotUsable(format!("{name} is of {len} bytes: that is no such file as Postgres writes")));
-    }
-    let mut content = vec![0; usize::try_from(len).unwrap_or_default()];
-    let read = file.read_at(&mut content, 0).map_err(doing())?;
-    content.truncate(read);
-    Ok(Some(content))
+    walbus::pgdata::read_whole(disk, name).map_err(RecoverError::folder(format!("read {name}")))
 }
 
 /// Reads what decides.

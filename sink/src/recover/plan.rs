@@ -10,11 +10,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use walbus::pgdata::BackupLabel;
 use walbus::{Lsn, Segment, SegmentName, SegmentSize, SystemId, Timeline};
 
 use crate::api;
-
-use super::label::BackupLabel;
 
 mod refusal;
 #[cfg(test)]

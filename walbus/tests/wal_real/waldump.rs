@@ -29,9 +29,10 @@ fn said(rmgr: &str, desc: &str) -> String {
     match (rmgr, operation) {
         ("Transaction", "COMMIT" | "ABORT") => format!("{operation} {}", until(rest, " UTC")),
         ("Transaction", "COMMIT_PREPARED" | "ABORT_PREPARED") => {
-            format!("{operation} {}", until(rest.split_once(": ").unwrap().1, " UTC"))
+            let (xid, time) = rest.split_once(": ").unwrap();
+            format!("{operation} {xid} {}", until(time, " UTC"))
         }
-        ("XLOG", "RESTORE_POINT" | "SWITCH" | "OVERWRITE_CONTRECORD" | "CHECKPOINT_REDO") => {
+        ("XLOG", "BACKUP_END" | "RESTORE_POINT" | "SWITCH" | "OVERWRITE_CONTRECORD" | "CHECKPOINT_REDO") => {
             let rest = rest.strip_prefix("lsn ").map_or_else(|| rest.to_owned(), |rest| until(rest, ";"));
             let rest = if operation == "CHECKPOINT_REDO" { String::new() } else { rest };
             format!("{operation} {}", rest.parse::<walbus::Lsn>().map_or(rest, |lsn| lsn.to_string())).trim_end().to_owned()
@@ -63,14 +64,15 @@ pub(crate) fn decoded(record: &Record) -> String {
 fn event(event: &WalEvent) -> String {
     match event {
         WalEvent::Abort { time } => format!("ABORT {}", civil(*time)),
-        WalEvent::AbortPrepared { time } => format!("ABORT_PREPARED {}", civil(*time)),
+        WalEvent::AbortPrepared { time, xid } => format!("ABORT_PREPARED {} {}", xid.unwrap_or_default(), civil(*time)),
+        WalEvent::BackupEnd { start } => format!("BACKUP_END {start}"),
         WalEvent::CheckpointOnline { redo, timeline } => format!("CHECKPOINT_ONLINE {redo} tli {timeline}"),
         WalEvent::CheckpointRedo => "CHECKPOINT_REDO".to_owned(),
         WalEvent::CheckpointShutdown { redo, timeline, previous } => {
             format!("CHECKPOINT_SHUTDOWN {redo} tli {timeline} prev {previous}")
         }
         WalEvent::Commit { time } => format!("COMMIT {}", civil(*time)),
-        WalEvent::CommitPrepared { time } => format!("COMMIT_PREPARED {}", civil(*time)),
+        WalEvent::CommitPrepared { time, xid } => format!("COMMIT_PREPARED {} {}", xid.unwrap_or_default(), civil(*time)),
         WalEvent::EndOfRecovery { time, timeline, previous } => {
             format!("END_OF_RECOVERY tli {timeline} prev {previous} {}", civil(*time))
         }

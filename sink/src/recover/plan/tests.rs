@@ -225,8 +225,13 @@ fn a_checkpoint_behind_the_switch_of_its_timeline_is_refused() {
 #[test]
 fn a_base_backup_starts_where_its_label_says() {
     let mut local = folder();
-    local.label =
-        Some(BackupLabel { start: Lsn(2 * MB + 40), checkpoint: Lsn(2 * MB + 96), timeline: tli(1), needs_end_record: true });
+    local.label = Some(BackupLabel {
+        start: Lsn(2 * MB + 40),
+        checkpoint: Lsn(2 * MB + 96),
+        timeline: tli(1),
+        needs_end_record: true,
+        from_standby: false,
+    });
     let plan = plan(&local, &sink()).unwrap();
     assert_eq!((plan.redo, plan.checkpoint, plan.needs_backup_end), (Lsn(2 * MB + 40), Lsn(2 * MB + 96), true));
     assert_eq!(plan.pieces.first().unwrap().segment, segment(1, 2));

@@ -8,6 +8,11 @@ use crate::ident::{PgTime, SystemId, Timeline};
 use crate::lsn::Lsn;
 use crate::segment::SegmentSize;
 
+/// `XACT_XINFO_HAS_SUBXACTS`.
+const XINFO_SUBXACTS: u32 = 0x2;
+/// `XACT_XINFO_HAS_TWOPHASE`.
+const XINFO_TWOPHASE: u32 = 0x10;
+
 /// Writes WAL as a primary does, from a segment's start on, into memory.
 ///
 /// A timeline change and a crash leave the same traces as Postgres' do: the page on which a timeline ends keeps the old one's
@@ -122,6 +127,21 @@ impl WalBuilder {
     /// Appends a rollback.
     pub fn abort(&mut self, xid: u32, time: PgTime) -> Built {
         self.record(RM_XACT, 0x20, xid, &time.0.to_le_bytes())
+    }
+
+    /// Appends a prepared transaction's commit, with as many subtransactions, whose numbers follow its own.
+    pub fn commit_prepared(&mut self, xid: u32, time: PgTime, subtransactions: u32) -> Built {
+        let mut main = time.0.to_le_bytes().to_vec();
+        main.extend((XINFO_SUBXACTS | XINFO_TWOPHASE).to_le_bytes());
+        main.extend(subtransactions.to_le_bytes());
+        (1..=subtransactions).for_each(|number| main.extend((xid + number).to_le_bytes()));
+        main.extend(xid.to_le_bytes());
+        self.record(RM_XACT, 0x80 | 0x30, 0, &main)
+    }
+
+    /// Appends the end of a base backup whose replay starts at `start`.
+    pub fn backup_end(&mut self, start: Lsn) -> Built {
+        self.record(RM_XLOG, 0x50, 0, &start.0.to_le_bytes())
     }
 
     /// Appends a restore point. Of its name, 63 bytes are kept.

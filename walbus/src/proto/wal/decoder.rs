@@ -431,7 +431,7 @@ impl Decoder {
             self.check_header(lsn, &header).map_err(fail)?;
             check_crc(&header, crc::of_record(first, record)).map_err(fail)?;
             if header.has_event() || self.overwrite.is_some() {
-                let event = event::of(&header, record).map_err(fail)?;
+                let event = event::of(&header, record, self.page.version).map_err(fail)?;
                 self.check_overwrite(event.as_ref()).map_err(fail)?;
                 self.complete(lsn, &header, event, sink);
             } else {
@@ -459,7 +459,7 @@ impl Decoder {
         self.advance(of_body);
         if self.pending.is_whole() {
             check_crc(&header, self.pending.crc()).map_err(fail)?;
-            let event = event::of(&header, self.pending.start()).map_err(fail)?;
+            let event = event::of(&header, self.pending.start(), self.page.version).map_err(fail)?;
             self.check_overwrite(event.as_ref()).map_err(fail)?;
             self.complete(lsn, &header, event, sink);
         }

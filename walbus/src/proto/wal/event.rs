@@ -3,7 +3,8 @@
 
 use super::body::Body;
 use super::error::Reason;
-use super::field::{array_at, i64_at, u32_at, u64_at};
+use super::field::{array_at, i64_at, length, u32_at, u64_at};
+use super::page::WalVersion;
 use super::record::{RM_XACT, RM_XLOG, RMGR_INFO, RecordHeader};
 use crate::ident::{PgTime, Timeline};
 use crate::lsn::Lsn;
@@ -14,6 +15,10 @@ pub(super) const EVENT_BYTES: usize = 256;
 
 /// `XLOG_XACT_OPMASK`.
 const XACT_OP: u8 = 0x70;
+/// `XLOG_XACT_HAS_INFO`: flags of what else the record has follow the time.
+const XACT_HAS_INFO: u8 = 0x80;
+/// `XACT_XINFO_HAS_TWOPHASE`.
+const XINFO_TWOPHASE: u32 = 0x10;
 
 /// What a record says, where it is one of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +32,14 @@ pub enum WalEvent {
     AbortPrepared {
         /// When, by the primary's clock.
         time: PgTime,
+        /// The transaction that was prepared: the record's own is another one's, or none. `None` where lists of subtransactions or
+        /// dropped files lie before it that are longer than what is kept of a record.
+        xid: Option<u32>,
+    },
+    /// A base backup's end: from here on, a copy that was begun at `start` is consistent.
+    BackupEnd {
+        /// The redo point from which that copy's replay starts.
+        start: Lsn,
     },
     /// A checkpoint's end.
     CheckpointOnline {
@@ -55,6 +68,9 @@ pub enum WalEvent {
     CommitPrepared {
         /// When, by the primary's clock.
         time: PgTime,
+        /// The transaction that was prepared: the record's own is another one's, or none. `None` where lists of subtransactions or
+        /// dropped files lie before it that are longer than what is kept of a record.
+        xid: Option<u32>,
     },
     /// Recovery has ended, and a timeline begun, without a checkpoint.
     EndOfRecovery {
@@ -84,20 +100,22 @@ pub enum WalEvent {
 }
 
 /// The event of a record that starts with `bytes`: all of it, or at least [`EVENT_BYTES`].
-pub(super) fn of(header: &RecordHeader, bytes: &[u8]) -> Result<Option<WalEvent>, Reason> {
+/// `version` is that of the page it lies on, where that page's header was read.
+pub(super) fn of(header: &RecordHeader, bytes: &[u8], version: Option<WalVersion>) -> Result<Option<WalEvent>, Reason> {
     // No more is looked at of a record that lies whole in memory than of one that does not.
     let bytes = bytes.get(..EVENT_BYTES).unwrap_or(bytes);
     let reader: fn(&[u8]) -> Option<WalEvent> = match (header.rmid, header.info & RMGR_INFO) {
         (RM_XACT, info) => match info & XACT_OP {
             0x00 => |main| Some(WalEvent::Commit { time: time_at(main, 0)? }),
             0x20 => |main| Some(WalEvent::Abort { time: time_at(main, 0)? }),
-            0x30 => |main| Some(WalEvent::CommitPrepared { time: time_at(main, 0)? }),
-            0x40 => |main| Some(WalEvent::AbortPrepared { time: time_at(main, 0)? }),
+            0x30 => |main| Some(WalEvent::CommitPrepared { time: time_at(main, 0)?, xid: None }),
+            0x40 => |main| Some(WalEvent::AbortPrepared { time: time_at(main, 0)?, xid: None }),
             _ => return Ok(None),
         },
         (RM_XLOG, 0x00) => checkpoint_shutdown,
         (RM_XLOG, 0x10) => |main| Some(WalEvent::CheckpointOnline { redo: lsn_at(main, 0)?, timeline: timeline_at(main, 8)? }),
         (RM_XLOG, 0x40) => |_| Some(WalEvent::Switch),
+        (RM_XLOG, 0x50) => |main| Some(WalEvent::BackupEnd { start: lsn_at(main, 0)? }),
         (RM_XLOG, 0x70) => restore_point,
         (RM_XLOG, 0x90) => end_of_recovery,
         (RM_XLOG, 0xD0) => |main| Some(WalEvent::OverwriteContrecord { overwritten: lsn_at(main, 0)?, time: time_at(main, 8)? }),
@@ -107,7 +125,43 @@ pub(super) fn of(header: &RecordHeader, bytes: &[u8]) -> Result<Option<WalEvent>
     let problem = |problem| Reason::Content { rmid: header.rmid, info: header.info, problem };
     let body = Body::walk(bytes, header.total_bytes).map_err(|error| problem(error.0))?;
     let main = bytes.get(body.main_at..).unwrap_or_default();
-    reader(main).ok_or_else(|| problem("its main data is too short, or names timeline 0")).map(Some)
+    let mut event = reader(main).ok_or_else(|| problem("its main data is too short, or names timeline 0"))?;
+    if let WalEvent::AbortPrepared { xid, .. } | WalEvent::CommitPrepared { xid, .. } = &mut event
+        && header.info & XACT_HAS_INFO != 0
+    {
+        *xid = prepared_xid(main, version);
+    }
+    Ok(Some(event))
+}
+
+/// The transaction that a record about a prepared one names; `record` is all of it. For where it lies behind what is kept of a record
+/// that is decoded; see [`WalEvent::CommitPrepared`].
+#[must_use]
+pub fn prepared_xid_of(record: &[u8], version: WalVersion) -> Option<u32> {
+    let header = RecordHeader::parse(record.first_chunk()?);
+    let ends_prepared = header.rmid == RM_XACT && matches!(header.info & XACT_OP, 0x30 | 0x40);
+    let body = Body::walk(record, header.total_bytes).ok()?;
+    let main = record.get(body.main_at..).filter(|_| ends_prepared && header.info & XACT_HAS_INFO != 0)?;
+    prepared_xid(main, Some(version))
+}
+
+/// The transaction that a record about a prepared one names, behind what it may have before that (`ParseCommitRecord`).
+fn prepared_xid(main: &[u8], version: Option<WalVersion>) -> Option<u32> {
+    // What is dropped with its statistics: 12 bytes each, 16 since identifiers have 64 bits.
+    let statistics = if version? >= WalVersion::V18 { 16 } else { 12 };
+    let flags = u32_at(main, 8)?;
+    let mut at: usize = 12;
+    if flags & 0x1 != 0 {
+        at += 8; // database and tablespace
+    }
+    // Lists, each with its length first: subtransactions, dropped files, dropped statistics, invalidations.
+    for (flag, bytes) in [(0x2, 4), (0x4, 12), (0x100, statistics), (0x8, 16)] {
+        if flags & flag != 0 {
+            let list = length(u32_at(main, at)?).checked_mul(bytes)?;
+            at = at.checked_add(list)?.checked_add(4)?;
+        }
+    }
+    if flags & XINFO_TWOPHASE != 0 { u32_at(main, at) } else { None }
 }
 
 fn checkpoint_shutdown(main: &[u8]) -> Option<WalEvent> {

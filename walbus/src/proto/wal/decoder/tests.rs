@@ -1,6 +1,6 @@
 use super::*;
 use crate::ident::PgTime;
-use crate::proto::wal::{WalBuilder, WalVersion};
+use crate::proto::wal::{WalBuilder, WalVersion, prepared_xid_of};
 use proptest::prelude::*;
 
 const MB: SegmentSize = SegmentSize::MIN;
@@ -53,6 +53,20 @@ fn events(data: &[u8]) -> Vec<WalEvent> {
 fn reason(data: &[u8]) -> (Lsn, Reason) {
     let error = whole(decoder(), data).1.expect("an error");
     (error.lsn, error.reason)
+}
+
+#[test]
+fn a_prepared_transaction_is_named_where_it_can_be_seen() {
+    let mut wal = builder();
+    let near = wal.commit_prepared(742, TIME, 3);
+    let far = wal.commit_prepared(750, TIME, 100);
+    wal.backup_end(near.lsn);
+    let said = |xid| WalEvent::CommitPrepared { time: TIME, xid };
+    assert_eq!(events(wal.bytes()), [said(Some(742)), said(None), WalEvent::BackupEnd { start: near.lsn }]);
+    // 450 bytes: it lies within a page.
+    let whole = wal.between(far.lsn, far.end);
+    assert_eq!(prepared_xid_of(whole, WalVersion::V18), Some(750));
+    assert_eq!(prepared_xid_of(&whole[..300], WalVersion::V18), None);
 }
 
 #[test]

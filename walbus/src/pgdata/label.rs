@@ -1,6 +1,8 @@
 //! `backup_label`: where recovery of a base backup starts.
 
-use walbus::{Lsn, SegmentName, Timeline};
+use crate::ident::Timeline;
+use crate::lsn::Lsn;
+use crate::segment::SegmentName;
 
 /// What a `backup_label` says of recovery. As `read_backup_label` in Postgres' xlogrecovery.c reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub struct BackupLabel {
     pub timeline: Timeline,
     /// Whether only a record of the backup's end makes the folder consistent.
     pub needs_end_record: bool,
+    /// Whether the backup was taken of a standby: then `pg_control` tells where it ends.
+    pub from_standby: bool,
 }
 
 /// A text that is no label that Postgres 15 to 18 would start from.
@@ -56,6 +60,7 @@ impl BackupLabel {
             checkpoint: lsn(field("CHECKPOINT LOCATION")?, "CHECKPOINT LOCATION")?,
             timeline,
             needs_end_record: field("BACKUP METHOD") == Ok("streamed"),
+            from_standby: field("BACKUP FROM") == Ok("standby"),
         })
     }
 }
@@ -72,7 +77,8 @@ mod tests {
     fn a_label_of_pg_basebackup() {
         let label = BackupLabel::parse(LABEL).unwrap();
         assert_eq!((label.start, label.checkpoint), (Lsn(0x200_0028), Lsn(0x200_0060)));
-        assert_eq!((label.timeline.get(), label.needs_end_record), (3, true));
+        assert_eq!((label.timeline.get(), label.needs_end_record, label.from_standby), (3, true, false));
+        assert!(BackupLabel::parse(&LABEL.replace("FROM: primary", "FROM: standby")).unwrap().from_standby);
     }
 
     #[test]

@@ -1,9 +1,19 @@
 //! Whether a server runs on the folder.
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use super::error::RecoverError;
+/// A server runs on the folder, or may; the text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RunningError {
+    /// The folder can't be found.
+    #[error("find {}", .0.display())]
+    Folder(PathBuf, #[source] io::Error),
+    /// It runs, or it can't be told that it does not.
+    #[error("{0}")]
+    Running(String),
+}
 
 /// What `postmaster.pid` says. As `CreateLockFile` in Postgres' miscinit.c writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,27 +39,27 @@ impl PidFile {
 /// Refuses a folder that a server runs on, or may. A `postmaster.pid` that a dead server left is fine.
 ///
 /// # Errors
-/// [`RecoverError::Running`] with the process, or why it can't be told.
-pub(super) fn refuse_running(pgdata: &Path) -> Result<(), RecoverError> {
-    let dir = fs::canonicalize(pgdata).map_err(RecoverError::folder(format!("find {}", pgdata.display())))?;
+/// [`RunningError::Running`] with the process, or why it can't be told.
+pub fn refuse_running(pgdata: &Path) -> Result<(), RunningError> {
+    let dir = fs::canonicalize(pgdata).map_err(|error| RunningError::Folder(pgdata.to_owned(), error))?;
     if let Some(pid) = server_in(&dir, Path::new("/proc")) {
-        return Err(RecoverError::Running(format!("a server runs on this folder (process {pid}): stop it first (pg_ctl stop)")));
+        return Err(RunningError::Running(format!("a server runs on this folder (process {pid}): stop it first (pg_ctl stop)")));
     }
     let Ok(text) = fs::read_to_string(dir.join("postmaster.pid")) else { return Ok(()) };
     let Some(file) = PidFile::parse(&text) else {
-        return Err(RecoverError::Running(
+        return Err(RunningError::Running(
             "postmaster.pid is there and holds no process id: make sure that no server runs on this folder, then remove that file"
                 .to_owned(),
         ));
     };
     if file.shared_memory.is_some_and(|(key, id)| is_attached(key, id)) {
-        return Err(RecoverError::Running(
+        return Err(RunningError::Running(
             "processes of a server on this folder are still alive (its shared memory is in use): end them first, or wait until they are gone"
                 .to_owned(),
         ));
     }
     if may_be_server(file.pid, &dir) {
-        return Err(RecoverError::Running(format!(
+        return Err(RunningError::Running(format!(
             "postmaster.pid names process {}, which is alive and may be a server on this folder: stop it; or, if it is another program, \
              remove postmaster.pid",
             file.pid
@@ -130,6 +140,6 @@ mod tests {
         fs::write(dir.path().join("postmaster.pid"), "1\n").unwrap();
         refuse_running(dir.path()).unwrap();
         fs::write(dir.path().join("postmaster.pid"), "nonsense").unwrap();
-        assert!(matches!(refuse_running(dir.path()), Err(RecoverError::Running(_))));
+        assert!(matches!(refuse_running(dir.path()), Err(RunningError::Running(_))));
     }
 }
