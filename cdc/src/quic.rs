@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::{Endpoint, TokioRuntime, VarInt};
+use rustix::net::sockopt;
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -179,6 +180,9 @@ pub async fn bind<D: Disk, C: Disk>(
     let config = server_config(&now, &limits).map_err(|problem| PemError::new("--tls-cert", &cert, problem))?;
     let listen_error = |source| BindError::Listen { listen: listen.clone(), source };
     let socket = tokio::net::UdpSocket::bind(&listen).await.and_then(tokio::net::UdpSocket::into_std).map_err(listen_error)?;
+    // As much of it as the system allows.
+    let _smaller = sockopt::set_socket_recv_buffer_size(&socket, limits::SOCKET_BUFFER_BYTES);
+    let _smaller = sockopt::set_socket_send_buffer_size(&socket, limits::SOCKET_BUFFER_BYTES);
     let first = quinn::ServerConfig::clone(&config);
     let endpoint = Endpoint::new(endpoint_config(&key)?, Some(first), socket, Arc::new(TokioRuntime)).map_err(listen_error)?;
     let address = endpoint.local_addr().map_err(listen_error)?;

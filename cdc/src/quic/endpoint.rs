@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
+use beyond_cdc_proto::DATAGRAM_BYTES_MAX;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use walbus::pem::PemError;
 
@@ -22,6 +23,7 @@ pub(super) fn endpoint_config(key_file: &Path) -> Result<EndpointConfig, PemErro
     let ids = derive("beyond-cdc/1 connection ids");
     let ids = ids.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
     let mut config = EndpointConfig::new(Arc::new(reset));
+    config.max_udp_payload_size(DATAGRAM_BYTES_MAX).expect("is above QUIC's least of 1,200");
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
     Ok(config)
 }
@@ -30,12 +32,15 @@ pub(super) fn endpoint_config(key_file: &Path) -> Result<EndpointConfig, PemErro
 pub(super) fn server_config(tls: &Arc<rustls::ServerConfig>, limits: &Limits) -> Result<Arc<quinn::ServerConfig>, String> {
     let crypto = QuicServerConfig::try_from(Arc::clone(tls)).map_err(|error| format!("can't be used for QUIC: {error}"))?;
     let idle = IdleTimeout::try_from(limits.idle_timeout).map_err(|error| format!("the idle timeout: {error}"))?;
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(DATAGRAM_BYTES_MAX);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(CONTROL_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(CONTROL_WINDOW_BYTES))
+        .mtu_discovery_config(Some(mtu))
         .send_window(SEND_WINDOW_BYTES)
         .max_idle_timeout(Some(idle))
         .datagram_receive_buffer_size(None);

@@ -9,6 +9,9 @@ pub(super) const SEND_WINDOW_BYTES: u64 = 1 << 20;
 /// How much of one control stream may wait to be read, in bytes.
 pub(super) const CONTROL_WINDOW_BYTES: u32 = 128 << 10;
 
+/// How much the socket may hold that was not read yet, or not sent, in bytes: the acknowledgements of thousands come at once.
+pub(super) const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
 /// How many bytes of ready batches are written at once: many small ones cost the packets of one large one.
 pub(super) const GATHERED_BYTES: usize = 64 << 10;
 

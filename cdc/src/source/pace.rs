@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 /// So many bytes within [`WINDOW`] are much.
 const MUCH_BYTES: usize = 64 << 10;
+/// A read that gives less than this, after [`MUCH_BYTES`], has caught up.
+const LITTLE_BYTES: usize = 16 << 10;
 const WINDOW: Duration = Duration::from_millis(10);
 /// How long a rest is: the longer, the less each change costs both sides, and the later the first one of it comes.
 const REST: Duration = Duration::from_millis(5);
@@ -38,6 +40,12 @@ impl Pace {
         }
     }
 
+    /// Whether a reader who has taken much, and at last so little at once, follows the walsender from message to message: what was there
+    /// when it began to read is taken, and to ask the socket once more is to be woken for each.
+    pub(super) const fn has_caught_up(taken_bytes: usize, last_read_bytes: usize) -> bool {
+        taken_bytes >= MUCH_BYTES && last_read_bytes < LITTLE_BYTES
+    }
+
     /// Until when nothing is to be read.
     pub(super) const fn rest(&self) -> Option<Instant> {
         self.until
@@ -63,6 +71,13 @@ mod tests {
         assert_eq!(pace.rest(), Some(start + WINDOW / 2 + REST));
         pace.handle_rested();
         assert_eq!(pace.rest(), None);
+    }
+
+    #[test]
+    fn who_takes_message_by_message_has_caught_up() {
+        assert!(Pace::has_caught_up(MUCH_BYTES, LITTLE_BYTES - 1));
+        assert!(!Pace::has_caught_up(MUCH_BYTES, LITTLE_BYTES), "there may be as much again");
+        assert!(!Pace::has_caught_up(MUCH_BYTES - 1, 100), "little has come: it is wanted at once");
     }
 
     #[test]

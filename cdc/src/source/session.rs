@@ -176,6 +176,14 @@ impl Pump<'_> {
             if bytes >= TAKEN_BYTES || self.encoder.is_full() {
                 break;
             }
+            next = stream.try_next_read()?;
+            if next.is_some() {
+                continue;
+            }
+            if Pace::has_caught_up(bytes, stream.last_read_bytes()) {
+                session.pace.handle_drained(bytes, Instant::now());
+                break;
+            }
             next = stream.try_next()?;
             if next.is_none() {
                 session.pace.handle_drained(bytes, Instant::now());

@@ -29,3 +29,8 @@ pub use prost;
 
 /// The protocol's name in TLS (ALPN).
 pub const ALPN: &[u8] = b"beyond-cdc/1";
+
+/// The largest UDP payload that either side sends or takes, in bytes, where the path between them carries it: what the path carries is
+/// searched for. Within a host and on networks with jumbo frames a packet then costs a quarter of what it does at the Internet's 1,452.
+/// Ten of them, as many as QUIC implementations hand to the kernel at once, are less than the 65,507 bytes that it takes.
+pub const DATAGRAM_BYTES_MAX: u16 = 6_500;

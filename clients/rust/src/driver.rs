@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use beyond_cdc_proto::prost::Message;
 use beyond_cdc_proto::v1::{self, ClientMessage, ErrorCode, ServerMessage, client_message, server_message};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, TokioRuntime, VarInt};
+use rustix::net::sockopt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use walbus::{Lsn, Position};
@@ -25,6 +26,8 @@ use crate::options::{Options, Token};
 use crate::subscription::Epoch;
 use crate::tls;
 
+/// How much the socket may hold that was not read yet, in bytes. What comes beyond is lost, and sent again.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// The pause before the first try to connect again.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// How long a control message may take to be sent.
@@ -190,7 +193,11 @@ async fn shake(options: &Options) -> Result<(Session, ServerInfo), Error> {
 async fn dial(options: &Options, config: quinn::ClientConfig, address: SocketAddr) -> Result<(Endpoint, Connection), Error> {
     let url = options.url();
     let from: SocketAddr = if address.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
-    let endpoint = Endpoint::client(from).map_err(|error| Error::Retry(format!("can't open a UDP socket: {error}")))?;
+    let no_socket = |error| Error::Retry(format!("can't open a UDP socket: {error}"));
+    let socket = UdpSocket::bind(from).map_err(no_socket)?;
+    // As much of it as the system allows: where it allows little, the connection's congestion control gets along with that.
+    let _smaller = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    let endpoint = Endpoint::new(tls::endpoint_config()?, None, socket, Arc::new(TokioRuntime)).map_err(no_socket)?;
     let connecting = endpoint
         .connect_with(config, address, &options.host)
         .map_err(|error| Error::Settings(format!("{url} can't be connected to: {error}")))?;

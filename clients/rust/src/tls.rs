@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use beyond_cdc_proto::ALPN;
 use beyond_cdc_proto::v1::{self, ErrorCode};
+use beyond_cdc_proto::{ALPN, DATAGRAM_BYTES_MAX};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ConnectionError, IdleTimeout, TransportConfig, VarInt};
+use quinn::{ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls::{ClientConfig, RootCertStore, crypto};
 use walbus::pem::{self, PemError};
 
@@ -34,8 +34,11 @@ const CERTIFICATE_ALERTS: [u64; 8] = [42, 43, 44, 45, 46, 48, 49, 116];
 pub(crate) fn config(options: &Options) -> Result<quinn::ClientConfig, Error> {
     let tls = rustls_config(options)?;
     let quic = QuicClientConfig::try_from(tls).map_err(|error| Error::Settings(format!("can't set up TLS for QUIC: {error}")))?;
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(DATAGRAM_BYTES_MAX);
     let mut transport = TransportConfig::default();
     transport
+        .mtu_discovery_config(Some(mtu))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
@@ -45,6 +48,13 @@ pub(crate) fn config(options: &Options) -> Result<quinn::ClientConfig, Error> {
         .datagram_receive_buffer_size(None);
     let mut config = quinn::ClientConfig::new(Arc::new(quic));
     config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// What the socket's end of a connection is configured with.
+pub(crate) fn endpoint_config() -> Result<EndpointConfig, Error> {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(DATAGRAM_BYTES_MAX).map_err(|error| Error::Settings(format!("the size of packets: {error}")))?;
     Ok(config)
 }
 

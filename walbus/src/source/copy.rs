@@ -42,6 +42,7 @@ pub struct CopyStream {
     /// A write that failed. The server may have said why before: what it sent is handed out first.
     write_error: Option<io::Error>,
     state: State,
+    last_read_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,11 +56,11 @@ enum State {
 
 impl CopyStream {
     pub(super) const fn new(session: Session) -> Self {
-        Self { session, outgoing: Outgoing::new(), write_error: None, state: State::Streaming }
+        Self { session, outgoing: Outgoing::new(), write_error: None, state: State::Streaming, last_read_bytes: 0 }
     }
 
     pub(super) const fn ended(session: Session, next: Option<NextTimeline>) -> Self {
-        Self { session, outgoing: Outgoing::new(), write_error: None, state: State::Over(next) }
+        Self { session, outgoing: Outgoing::new(), write_error: None, state: State::Over(next), last_read_bytes: 0 }
     }
 
     /// What the server last reported of a setting.
@@ -105,6 +106,21 @@ impl CopyStream {
         }
     }
 
+    /// The next event of what was read already: the socket is not asked.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn try_next_read(&mut self) -> Result<Option<Event>, SourceError> {
+        self.buffered()
+    }
+
+    /// How many bytes the last read of the socket has given. Few of them, where many came before, mean that the reader has caught up,
+    /// and would go on message by message.
+    #[must_use]
+    pub const fn last_read_bytes(&self) -> usize {
+        self.last_read_bytes
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, SourceError>> {
         loop {
             if let Some(event) = self.buffered()? {
@@ -114,7 +130,7 @@ impl CopyStream {
             let _sent = self.poll_send(cx);
             match self.session.poll_fill(cx, DOING) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(SourceError::Closed { doing: DOING, orderly: false })),
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(bytes)) => self.last_read_bytes = bytes,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => match self.write_error.take() {
                     Some(error) => return Poll::Ready(Err(self.session.lost("send a status", error))),
