@@ -17,6 +17,7 @@
 //! values: they know no socket, file, clock or task, and build without any feature of this crate. Drivers do the I/O: [`source`]
 //! the network, [`disk`] the files.
 
+pub mod archive;
 #[cfg(feature = "disk")]
 pub mod causes;
 pub mod clock;

@@ -146,6 +146,19 @@ impl SegmentName {
         &self.0
     }
 
+    /// The timeline in the name: its first eight digits.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        // A name with none is not parsed, and none is made of a segment.
+        u32::from_str_radix(self.timeline_digits(), 16).ok().and_then(Timeline::new).unwrap_or(Timeline::FIRST)
+    }
+
+    /// The timeline in the name, as it stands there.
+    #[must_use]
+    pub fn timeline_digits(&self) -> &str {
+        self.0.get(..8).unwrap_or_default()
+    }
+
     /// The segment of that name among segments of this size; `None` where the last eight digits are too great for it, which
     /// says that the name was made for a smaller segment size.
     #[must_use]

@@ -99,6 +99,16 @@ pub enum WalEvent {
     Switch,
 }
 
+/// The event of a record that starts with these bytes: all of it, or at least 256. Its CRC is not checked. `version` is that of the page
+/// on which it starts, where that is known: without it, some prepared transactions are not named.
+///
+/// # Errors
+/// Where the bytes are no record's, or not what its type says.
+pub fn event_of(start: &[u8], version: Option<WalVersion>) -> Result<Option<WalEvent>, Reason> {
+    let header = start.first_chunk().map(RecordHeader::parse).ok_or(Reason::RecordLength { found: 0 })?;
+    of(&header, start, version)
+}
+
 /// The event of a record that starts with `bytes`: all of it, or at least [`EVENT_BYTES`].
 /// `version` is that of the page it lies on, where that page's header was read.
 pub(super) fn of(header: &RecordHeader, bytes: &[u8], version: Option<WalVersion>) -> Result<Option<WalEvent>, Reason> {

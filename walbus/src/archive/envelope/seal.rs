@@ -1,0 +1,109 @@
+//! Plain content into an object, and back.
+
+use aws_lc_rs::digest;
+
+use super::{Codec, ContentHash, Encryption, HEADER_BYTES, Header, HeaderError, KeyId, PLAIN_BYTES_MAX, cipher, codec};
+use crate::archive::key::{Key, Keys};
+
+/// How an object is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Sealing<'a> {
+    /// zstd's level, `None` to store the content as it is.
+    pub level: Option<i32>,
+    /// The key to encrypt with, and 32 bytes of chance that are used for this object alone; `None` not to encrypt.
+    pub key: Option<(&'a Key, [u8; 32])>,
+}
+
+/// An object that can't be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The content is not what the header says.
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    /// The header can't be gone by.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// It is encrypted with a key that is not there.
+    #[error("it is encrypted with key {key}, which is not among those given ({given}): name its file with --key-file")]
+    Key {
+        /// The key's id.
+        key: KeyId,
+        /// The ids of the keys that are there.
+        given: String,
+    },
+}
+
+/// The hash by which contents are compared.
+#[must_use]
+pub fn sha256(plain: &[u8]) -> ContentHash {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, plain).as_ref());
+    ContentHash(hash)
+}
+
+/// The object that holds `plain`, and its header.
+///
+/// # Errors
+/// Where the content is longer than [`PLAIN_BYTES_MAX`], or zstd knows no such level.
+pub fn seal(plain: &[u8], sealing: &Sealing<'_>) -> std::io::Result<(Header, Vec<u8>)> {
+    if plain.len() as u64 > PLAIN_BYTES_MAX {
+        return Err(std::io::Error::other(format!("{} bytes are more than the largest segment", plain.len())));
+    }
+    let (codec, level) = sealing.level.map_or((Codec::Stored, 0), |level| (Codec::Zstd, level));
+    let mut header = Header {
+        codec,
+        encryption: Encryption::None,
+        plain_bytes: plain.len() as u64,
+        payload_bytes: 0,
+        plain_sha256: sha256(plain),
+    };
+    let mut object = vec![0; HEADER_BYTES];
+    codec::encode(plain, codec, level, &mut object)?;
+    if let Some((key, salt)) = &sealing.key {
+        header.encryption = Encryption::Aes256Gcm { key: key.id(), salt: *salt };
+        header.payload_bytes = cipher::sealed_bytes((object.len() - HEADER_BYTES) as u64);
+        let frame = object.split_off(HEADER_BYTES);
+        cipher::object_key(key.secret(), salt)
+            .and_then(|key| cipher::seal(&key, &header.encode(), &frame, &mut object))
+            .map_err(|_| std::io::Error::other("the library of cryptography failed to encrypt"))?;
+    }
+    header.payload_bytes = (object.len() - HEADER_BYTES) as u64;
+    object[..HEADER_BYTES].copy_from_slice(&header.encode());
+    Ok((header, object))
+}
+
+/// The plain content of an object. Its length and hash have been checked, and where it is encrypted, that nothing was changed.
+///
+/// # Errors
+/// Where it is damaged, is none of this archive's, or its key is missing.
+pub fn open(object: &[u8], keys: &Keys) -> Result<(Header, Vec<u8>), OpenError> {
+    let damaged = |problem: String| OpenError::Damaged(problem);
+    let header =
+        Header::parse(object)?.ok_or_else(|| damaged(format!("it is cut off after {} bytes, in its header", object.len())))?;
+    let payload = &object[HEADER_BYTES..];
+    if payload.len() as u64 != header.payload_bytes {
+        return Err(damaged(format!("it has {} bytes, its header says {}", object.len(), header.object_bytes())));
+    }
+    let plain_bytes = usize::try_from(header.plain_bytes).map_err(|_| damaged("its length is not of this machine".to_owned()))?;
+    let decode = |frame: &[u8]| {
+        codec::decode(frame, plain_bytes).map_err(|error| damaged(format!("its content can't be unpacked: {error}")))
+    };
+    let plain = match &header.encryption {
+        Encryption::None => decode(payload)?,
+        Encryption::Aes256Gcm { key, salt } => {
+            let found = keys.find(*key).ok_or_else(|| OpenError::Key { key: *key, given: keys.to_string() })?;
+            let frame = cipher::object_key(found.secret(), salt)
+                .and_then(|object_key| cipher::open(&object_key, &object[..HEADER_BYTES], payload.to_vec()))
+                .map_err(|_| damaged("its content was changed: it does not decrypt".to_owned()))?;
+            decode(&frame)?
+        }
+    };
+    if plain.len() != plain_bytes {
+        return Err(damaged(format!("its content has {} bytes, its header says {plain_bytes}", plain.len())));
+    }
+    let found = sha256(&plain);
+    if found != header.plain_sha256 {
+        return Err(damaged(format!("its content has SHA-256 {found}, its header says {}", header.plain_sha256)));
+    }
+    Ok((header, plain))
+}
