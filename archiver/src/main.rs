@@ -1,3 +1,7 @@
-//! `beyond-pg-archiver`.
+//! `beyond-pg-archiver`: WAL in object storage, and recovery to any point of it.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    archiver::program::main()
+}

@@ -175,6 +175,12 @@ pub fn timeline_folder(system: SystemId, timeline: Timeline) -> String {
     format!("{system}/{:08X}", timeline.get())
 }
 
+/// The folder of a segment's tails below the archive's prefix.
+#[must_use]
+pub fn tail_folder(system: SystemId, segment: &SegmentName) -> String {
+    format!("{system}/{}/{segment}.tail", segment.timeline_digits())
+}
+
 /// The folder of a cluster's timeline histories below the archive's prefix.
 #[must_use]
 pub fn history_folder(system: SystemId) -> String {

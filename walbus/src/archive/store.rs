@@ -17,6 +17,7 @@ use super::envelope::{HEADER_BYTES, Header, Sealing, open, seal};
 use super::key::Keys;
 use super::layout::{self, ObjectName};
 use crate::ident::{PgTime, SystemId, Timeline};
+use crate::segment::SegmentName;
 
 mod error;
 mod locate;
@@ -436,6 +437,14 @@ impl Archive {
     /// As of [`Self::get`].
     pub async fn list_histories(&self, system: SystemId) -> Result<Listing, StoreError> {
         self.list_folder(&layout::history_folder(system)).await
+    }
+
+    /// The tails of a segment, the shortest first.
+    ///
+    /// # Errors
+    /// As of [`Self::get`].
+    pub async fn list_tails(&self, system: SystemId, segment: &SegmentName) -> Result<Listing, StoreError> {
+        self.list_folder(&layout::tail_folder(system, segment)).await
     }
 
     async fn list_folder(&self, folder: &str) -> Result<Listing, StoreError> {

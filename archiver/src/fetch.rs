@@ -1,0 +1,176 @@
+//! `fetch`: for `restore_command`.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use bytes::Bytes;
+use walbus::archive::layout::ObjectName;
+use walbus::archive::store::Archive;
+use walbus::disk::{Disk, OsDisk};
+use walbus::proto::control::Control;
+use walbus::proto::wal::Scan;
+use walbus::{Lsn, Segment, SegmentName};
+
+use crate::pgdata::DataFolder;
+use crate::settings::StoreArgs;
+use crate::walfile;
+
+/// The exit code for a file that is known not to exist. Postgres takes every code from 1 to 125 for that, and ends recovery there or looks
+/// elsewhere.
+pub const ABSENT: u8 = 1;
+
+/// The exit code for everything else that goes wrong. Above 125, Postgres stops recovery rather than ending it early.
+pub const DOUBT: u8 = 130;
+
+/// Bring a file of WAL back.
+///
+/// A segment that is not there whole, as the last one of a server that died, is given as far as it is there: from its .partial or from the
+/// tail that `follow` keeps, with zeros behind.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 the file is at PATH; 1 it is proven not to be in the archive: Postgres ends recovery there, or goes on from its primary; \
+130 it could not be found out, and stderr says why: Postgres stops, so that recovery does not end early. Start it again when the store is back.")]
+pub struct FetchArgs {
+    /// The name of the file: %f in restore_command.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Where to put it: %p in restore_command.
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+
+    /// The data folder that it is for [default: the one that PATH is in, or else the current folder].
+    #[arg(long, value_name = "DIR", env = "BEYOND_PG_ARCHIVE_PGDATA")]
+    pub pgdata: Option<PathBuf>,
+
+    /// Give whole segments only.
+    #[arg(long)]
+    pub no_tail: bool,
+
+    /// Where the archive is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where the file is not at its place, and it is not proven that the archive does not have it: to end in [`DOUBT`].
+pub async fn run(args: FetchArgs) -> anyhow::Result<ExitCode> {
+    let archive = args.store.archive()?;
+    let control = DataFolder::find(args.pgdata.as_deref(), &args.path)?.control;
+    let Some(content) = find(&archive, &control, &args.name, !args.no_tail).await? else {
+        tracing::info!("{} has no {}", archive.url(), args.name);
+        return Ok(ABSENT.into());
+    };
+    write(&args.path, &content).with_context(|| format!("write {}", args.path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A file's content, checked to be what its name says; `None` where it is proven not to be in the archive. With `tails`, a segment that is
+/// not there whole is given as far as it is there.
+///
+/// # Errors
+/// Where that can't be told.
+pub async fn find(archive: &Archive, control: &Control, file: &str, tails: bool) -> anyhow::Result<Option<Bytes>> {
+    let name = ObjectName::of_file(control.system, file);
+    let name = name.with_context(|| format!("{file:?} is the name of no file that Postgres archives"))?;
+    if let Some(content) = checked(archive, control, &name).await? {
+        return Ok(Some(content));
+    }
+    match &name {
+        ObjectName::Segment { segment, .. } if tails => part_of(archive, control, segment).await,
+        _ => Ok(None),
+    }
+}
+
+/// An object's content, checked.
+async fn checked(archive: &Archive, control: &Control, name: &ObjectName) -> anyhow::Result<Option<Bytes>> {
+    let Some(content) = archive.get(name).await? else { return Ok(None) };
+    walfile::check(name, &content, control.system, control.segment).with_context(|| archive.url_of(name))?;
+    Ok(Some(content))
+}
+
+/// A segment that is not there whole, as far as it is there: what reaches further of its `.partial` and its longest tail.
+async fn part_of(archive: &Archive, control: &Control, name: &SegmentName) -> anyhow::Result<Option<Bytes>> {
+    let partial = ObjectName::Partial { system: control.system, segment: name.clone() };
+    let partial = checked(archive, control, &partial).await?;
+    let tail = longest_tail(archive, control, name).await?;
+    let segment = name.segment(control.segment);
+    let reach = |content: &Bytes| segment.map_or(Lsn::INVALID, |segment| complete_end(content, segment, control));
+    let (found, from) = match (partial, tail) {
+        (Some(partial), Some(tail)) if reach(&tail) > reach(&partial) => (tail, "tail"),
+        (Some(partial), _) => (partial, ".partial"),
+        (None, Some(tail)) => (tail, "tail"),
+        (None, None) => return Ok(None),
+    };
+    tracing::warn!("{name} is not there whole: its {from} is given, whose last record ends at {}", reach(&found));
+    Ok(Some(found))
+}
+
+/// The longest tail of a segment, filled up with zeros.
+async fn longest_tail(archive: &Archive, control: &Control, name: &SegmentName) -> anyhow::Result<Option<Bytes>> {
+    let tails = archive.list_tails(control.system, name).await?;
+    let Some(longest) = tails.objects.into_iter().next_back().map(|listed| listed.name) else { return Ok(None) };
+    let Some(content) = archive.get(&longest).await? else {
+        // Superseded since it was listed: by a longer one, or by the whole segment.
+        anyhow::bail!("{} was replaced while it was read: try again", archive.url_of(&longest));
+    };
+    walfile::check_start(name, &content, control.system, control.segment).with_context(|| archive.url_of(&longest))?;
+    let mut whole = content.to_vec();
+    let size = usize::try_from(control.segment.bytes()).context("a segment's size")?;
+    anyhow::ensure!(whole.len() <= size, "{} is longer than a segment", archive.url_of(&longest));
+    whole.resize(size, 0);
+    Ok(Some(whole.into()))
+}
+
+/// Where the last complete record ends that is in a part of a segment.
+fn complete_end(content: &[u8], segment: Segment, control: &Control) -> Lsn {
+    let scan = Scan::new(control.segment, segment.start(control.segment), segment.timeline);
+    scan.map_or(Lsn::INVALID, |mut scan| {
+        scan.feed(content, &mut |_| ());
+        scan.finish().complete_end
+    })
+}
+
+/// Writes a file under a temporary name, and gives it its own when it is durable: whatever happens, there is no half of it under its name.
+///
+/// # Errors
+/// Of the operating system.
+pub fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| std::io::Error::other("it is no file's name"))?;
+    let disk = OsDisk::open(folder)?;
+    let temporary = format!("{name}.tmp");
+    let mut file = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(folder.join(&temporary))?;
+    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| disk.rename(&temporary, name));
+    if let Err(error) = written {
+        // Half a file holds room that recovery needs; that it can't be removed either changes nothing in what failed.
+        drop(disk.remove(&temporary));
+        return Err(error);
+    }
+    disk.sync_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("RECOVERYXLOG");
+        std::fs::write(&path, "what was there before").unwrap();
+        write(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        // A folder of that name can't be replaced by a file.
+        let taken = folder.path().join("taken");
+        std::fs::create_dir(&taken).unwrap();
+        assert!(write(&taken, b"new").is_err());
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "nothing temporary is left: {left:?}");
+    }
+}

@@ -1,0 +1,145 @@
+//! `push`: for `archive_command`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use bytes::Bytes;
+use walbus::archive::index::SegmentIndex;
+use walbus::archive::layout::ObjectName;
+use walbus::archive::store::{Archive, Put, StoreError};
+use walbus::{Segment, SegmentSize, SystemId};
+
+use crate::pgdata::DataFolder;
+use crate::settings::StoreArgs;
+use crate::walfile::{self, WalFile};
+
+/// Put a file of WAL into the archive.
+///
+/// Ends with 0 only when the store has acknowledged it, or has it already with the same content. Otherwise Postgres keeps the file, and tries
+/// again later.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Exit codes: 0 it is in the archive; 1 it is not, and stderr says why; 2 wrong usage.")]
+pub struct PushArgs {
+    /// The file: %p in archive_command. A segment, a .partial, a .history or a .backup.
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+
+    /// The data folder whose WAL it is [default: the one that PATH is in, or else the current folder].
+    #[arg(long, value_name = "DIR", env = "BEYOND_PG_ARCHIVE_PGDATA")]
+    pub pgdata: Option<PathBuf>,
+
+    /// Where the archive is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where the file is not in the archive.
+pub async fn run(args: PushArgs) -> anyhow::Result<ExitCode> {
+    let archive = args.store.archive()?;
+    let file = File::read(&args.path, args.pgdata.as_deref())?;
+    // The probe waits for the network, what seals the file for a processor.
+    let (probed, ready) = tokio::join!(archive.probe(), file.prepare(&archive));
+    probed?;
+    let put = ready?.put(&archive).await?;
+    tracing::info!(object = archive.url_of(&file.name), ?put, "pushed");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A file of Postgres that is what its name says.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// What it will be in the archive.
+    pub name: ObjectName,
+    /// What it is.
+    pub kind: WalFile,
+    /// Its content.
+    pub content: Bytes,
+    size: SegmentSize,
+    system: SystemId,
+}
+
+/// A file that is packed, and what is in it.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    name: ObjectName,
+    sealed: walbus::archive::store::Sealed,
+    index: Option<SegmentIndex>,
+}
+
+impl File {
+    /// Reads a file, and checks that it is what its name says.
+    ///
+    /// # Errors
+    /// Where it is another, or can't be read.
+    pub fn read(path: &Path, pgdata: Option<&Path>) -> anyhow::Result<Self> {
+        let folder = DataFolder::find(pgdata, path)?;
+        let (system, size) = (folder.control.system, folder.control.segment);
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| ObjectName::of_file(system, name));
+        let name = name.with_context(|| {
+            format!("{}: its name is of no file that Postgres archives (a segment, .partial, .history or .backup)", path.display())
+        })?;
+        let content: Bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?.into();
+        let kind = walfile::check(&name, &content, system, size).with_context(|| path.display().to_string())?;
+        Ok(Self { name, kind, content, size, system })
+    }
+
+    /// Packs it and reads what is in it, both at once.
+    ///
+    /// # Errors
+    /// Where it can't be packed.
+    pub async fn prepare(&self, archive: &Archive) -> anyhow::Result<Ready> {
+        let (sealed, index) = tokio::join!(archive.seal(self.content.clone()), self.index());
+        let (sealed, mut index) = (sealed?, index?);
+        if let Some(index) = &mut index {
+            index.sha256 = sealed.header.plain_sha256;
+            if let Some(invalid) = &index.invalid {
+                // Refusing it would fill the server's disk, and lose what is valid.
+                tracing::warn!(file = %self.name, at = %invalid.at, "is no valid WAL from there on: {}", invalid.reason);
+            }
+        }
+        Ok(Ready { name: self.name.clone(), sealed, index })
+    }
+
+    async fn index(&self) -> anyhow::Result<Option<SegmentIndex>> {
+        let WalFile::Segment(segment) = self.kind else { return Ok(None) };
+        let (content, system, size) = (self.content.clone(), self.system, self.size);
+        let index = tokio::task::spawn_blocking(move || index_of(&content, system, segment, size));
+        Ok(Some(index.await?))
+    }
+}
+
+/// What is in a segment; its hash is put in by who has it.
+fn index_of(content: &[u8], system: SystemId, segment: Segment, size: SegmentSize) -> SegmentIndex {
+    SegmentIndex::with_hash(system, segment, size, content, walbus::archive::envelope::ContentHash([0; 32]))
+}
+
+impl Ready {
+    /// Puts it into the archive, with the index of what is in it. [`Archive::probe`] must have been called.
+    ///
+    /// # Errors
+    /// Where the store has not acknowledged both.
+    pub async fn put(&self, archive: &Archive) -> anyhow::Result<Put> {
+        let (put, indexed) = tokio::join!(archive.put_sealed(&self.name, &self.sealed), self.put_index(archive));
+        let put = put?;
+        indexed?;
+        Ok(put)
+    }
+
+    async fn put_index(&self, archive: &Archive) -> anyhow::Result<()> {
+        let Some((index, segment)) = self.index.as_ref().zip(self.name.segment()) else { return Ok(()) };
+        let name = ObjectName::Index { system: index.system, segment: segment.clone() };
+        match archive.put(&name, index.encode()?.into()).await {
+            Ok(_) => Ok(()),
+            // Another version's, or damaged: it can be made again, and the segment is what counts.
+            Err(error @ (StoreError::Conflict { .. } | StoreError::Damaged { .. })) => {
+                tracing::warn!("{error}; `verify --repair` makes it again");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The settings that the subcommands share: where the archive is, and how to get at it.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use walbus::SystemId;
+use walbus::archive::key::{Key, Keys};
+use walbus::archive::store::{Archive, Options};
+use walbus::units::parse_duration;
+
+use crate::pgdata::DataFolder;
+
+/// Where the archive is, and how to get at it.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Archive")]
+pub struct StoreArgs {
+    /// The archive: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder. Required.
+    ///
+    /// S3: credentials from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from the profile AWS_PROFILE in ~/.aws, or by a role of the
+    /// instance, task or pod; AWS_REGION; AWS_ENDPOINT_URL for what only speaks as S3 does; AWS_CA_BUNDLE for an authority of your own.
+    /// Google: GOOGLE_SERVICE_ACCOUNT. Azure: AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY. A folder has to exist.
+    #[arg(long, value_name = "URL", env = "BEYOND_PG_ARCHIVE_STORE")]
+    pub store: Option<String>,
+
+    /// Encrypt with the key in this file: 32 random bytes, as they are, in hexadecimal or in base64.
+    ///
+    /// Can be given more than once: the first one encrypts, all of them decrypt. In the environment, with commas between them. Without its
+    /// key, nothing of the archive can be read again: keep the file where the archive is not.
+    #[arg(long, value_name = "FILE", env = "BEYOND_PG_ARCHIVE_KEY_FILE", value_delimiter = ',')]
+    pub key_file: Vec<PathBuf>,
+
+    /// zstd's level, 1 to 19, or none to store segments as they are.
+    #[arg(long, value_name = "LEVEL|none", env = "BEYOND_PG_ARCHIVE_COMPRESS", default_value = "1", value_parser = parse_level)]
+    pub compress: Compress,
+
+    /// How long a request to the store may take, with all its attempts.
+    #[arg(long, value_name = "DURATION", env = "BEYOND_PG_ARCHIVE_TIMEOUT", default_value = "60s", value_parser = parse_timeout)]
+    pub timeout: Duration,
+
+    /// Speak to an endpoint without TLS that is not on this machine.
+    #[arg(
+        long, value_name = "BOOL", env = "BEYOND_PG_ARCHIVE_ALLOW_HTTP", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true
+    )]
+    pub allow_http: bool,
+}
+
+/// zstd's level, `None` to store files as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compress(pub Option<i32>);
+
+impl StoreArgs {
+    /// The archive that they name. Nothing is asked of the store yet.
+    ///
+    /// # Errors
+    /// Where a setting is missing or wrong; the text names it.
+    pub fn archive(&self) -> anyhow::Result<Archive> {
+        let store = self.store.as_deref().filter(|store| !store.is_empty());
+        let store = store.context(
+            "no archive is named: say --store URL, or set BEYOND_PG_ARCHIVE_STORE, to s3://bucket/prefix, gs://bucket/prefix, \
+             az://container/prefix or file:///folder",
+        )?;
+        // What is no UTF-8 is no setting of a store.
+        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let options = Options {
+            keys: self.keys()?,
+            level: self.compress.0,
+            timeout: self.timeout,
+            allow_http: self.allow_http,
+            ..Options::new(variables)
+        };
+        Ok(Archive::open(store, options)?)
+    }
+
+    fn keys(&self) -> anyhow::Result<Keys> {
+        let files = self.key_file.iter().filter(|path| !path.as_os_str().is_empty());
+        files.map(|path| key(path)).collect::<anyhow::Result<Vec<_>>>().map(Keys::new)
+    }
+}
+
+fn key(path: &Path) -> anyhow::Result<Key> {
+    let content = std::fs::read(path).and_then(|content| Key::parse(&content).map_err(std::io::Error::other));
+    content.with_context(|| format!("--key-file {}", path.display()))
+}
+
+fn parse_level(text: &str) -> Result<Compress, String> {
+    let levels = 1..=19;
+    match text.parse() {
+        _ if text == "none" => Ok(Compress(None)),
+        Ok(level) if levels.contains(&level) => Ok(Compress(Some(level))),
+        _ => Err("expected a level from 1 (fast) to 19 (small), or none".to_owned()),
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(duration) if duration >= Duration::from_secs(1) => Ok(duration),
+        Ok(_) => Err("expected 1s or more".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whose WAL it is, for what lists and looks: a number, or the data folder that it is of.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct SystemArgs {
+    /// The cluster's system identifier, as pg_controldata prints it.
+    #[arg(long, value_name = "NUMBER", env = "BEYOND_PG_ARCHIVE_SYSTEM_ID")]
+    pub system_id: Option<SystemId>,
+
+    /// The cluster's data folder, whose global/pg_control has the system identifier.
+    #[arg(long, value_name = "DIR", env = "BEYOND_PG_ARCHIVE_PGDATA")]
+    pub pgdata: Option<PathBuf>,
+}
+
+impl SystemArgs {
+    /// The cluster that they name; `None` where they name none.
+    ///
+    /// # Errors
+    /// Where the data folder's `pg_control` can't be read.
+    pub fn named(&self) -> anyhow::Result<Option<SystemId>> {
+        match (self.system_id, &self.pgdata) {
+            (Some(system), _) => Ok(Some(system)),
+            (None, Some(pgdata)) => Ok(Some(DataFolder::open(pgdata)?.control.system)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The cluster that they name, or else the only one that is in the archive.
+    ///
+    /// # Errors
+    /// Where they name none, and the archive has none or several; the text lists them.
+    pub async fn resolve(&self, archive: &Archive) -> anyhow::Result<SystemId> {
+        if let Some(system) = self.named()? {
+            return Ok(system);
+        }
+        match archive.systems().await?.as_slice() {
+            [system] => Ok(*system),
+            [] => anyhow::bail!("{} has no cluster's WAL yet", archive.url()),
+            several => {
+                let listed = several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                anyhow::bail!(
+                    "{} has the WAL of several clusters: say which one by --system-id or --pgdata: {listed}",
+                    archive.url()
+                )
+            }
+        }
+    }
+}
+
+/// Logs to stderr what passes the filter.
+///
+/// # Errors
+/// Where the filter is none.
+pub fn log(filter: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).context("--log-level")?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_timeouts_are_read() {
+        assert_eq!(parse_level("none"), Ok(Compress(None)));
+        assert_eq!(parse_level("3"), Ok(Compress(Some(3))));
+        for text in ["0", "20", "-1", "", "fast"] {
+            assert!(parse_level(text).unwrap_err().contains("1 (fast) to 19"), "{text}");
+        }
+        assert_eq!(parse_timeout("2m"), Ok(Duration::from_secs(120)));
+        assert!(parse_timeout("0").is_err() && parse_timeout("100ms").is_err() && parse_timeout("soon").is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_no_key_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        assert!(format!("{:#}", key(&path).unwrap_err()).contains("--key-file"));
+        std::fs::write(&path, "short").unwrap();
+        let error = format!("{:#}", key(&path).unwrap_err());
+        assert!(error.contains(path.to_str().unwrap()) && error.contains("openssl rand"), "{error}");
+        std::fs::write(&path, "ab".repeat(32)).unwrap();
+        assert_eq!(key(&path).unwrap(), Key::new([0xAB; 32]));
+    }
+}
