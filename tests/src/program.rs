@@ -10,15 +10,17 @@ use anyhow::{Context, Result, bail};
 use crate::account::Account;
 use crate::scratch::shared;
 
-/// A command that runs `program` as [`Account::current`], dies with this process, and sees none of the caller's `PG*` variables.
+/// Variables of the caller's that programs under test would take for settings.
+const FOREIGN: [&str; 5] = ["AWS_", "BEYOND_PG_ARCHIVE", "BEYOND_PG_CDC", "BEYOND_PG_SINK", "PG"];
+
+/// A command that runs `program` as [`Account::current`], dies with this process, and sees no setting of the caller's environment.
 #[must_use]
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     // Set by a program in between, since to set it between fork and exec is not safe Rust.
     command.args(["--pdeathsig", "KILL"]).args(Account::current().setpriv_args()).arg("--").arg(program);
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| ["PG", "BEYOND_PG_CDC", "BEYOND_PG_SINK"].iter().any(|prefix| name.starts_with(prefix)))
-        {
+        if name.to_str().is_some_and(|name| FOREIGN.iter().any(|prefix| name.starts_with(prefix))) {
             command.env_remove(name);
         }
     }

@@ -11,4 +11,5 @@ mod suite {
     mod harness;
     mod recover;
     mod refusals;
+    mod s3;
 }

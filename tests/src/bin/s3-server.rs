@@ -1,0 +1,32 @@
+//! The S3 of the harness as a program, so that it can be killed and started again.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+/// An S3 over a folder, for tests: what it has acknowledged, it has after a SIGKILL.
+#[derive(Debug, Parser)]
+#[command(name = "s3-server")]
+struct Args {
+    /// The address that it listens on.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+
+    /// The folder that it keeps all in; made where it is missing.
+    #[arg(long)]
+    folder: PathBuf,
+
+    /// Syncs nothing: for measurements in which its disk has no part.
+    #[arg(long)]
+    no_sync: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let listener = TcpListener::bind(args.listen).with_context(|| format!("listen on {}", args.listen))?;
+    println!("listening on http://{}", listener.local_addr()?);
+    harness::s3::serve(listener, &args.folder, !args.no_sync).await
+}
