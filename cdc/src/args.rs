@@ -105,6 +105,15 @@ pub struct ServeArgs {
     )]
     pub memory: u64,
 
+    /// How long the disk of the data folder may be full before the connection to the primary is given up
+    ///
+    /// While it is full nothing is read, and a primary that is shut down waits for that. It connects again once there is room.
+    #[arg(
+        long, value_name = "DURATION", env = "BEYOND_PG_CDC_DISK_FULL_TIMEOUT", default_value = "60s", value_parser = positive_duration,
+        help_heading = "Source"
+    )]
+    pub disk_full_timeout: Duration,
+
     /// Where to serve consumers over QUIC, as HOST:PORT; port 0 takes a free one and prints it
     #[arg(long, value_name = "ADDR", env = "BEYOND_PG_CDC_QUIC", default_value = "127.0.0.1:8433", help_heading = "Consumers")]
     pub quic: String,

@@ -82,6 +82,7 @@ fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
         status_interval: args.status_interval,
         memory_bytes: usize::try_from(args.memory).context("--memory")?,
         spool: args.data_dir.join(SPOOL_FOLDER),
+        disk_full_timeout: args.disk_full_timeout,
     })
 }
 

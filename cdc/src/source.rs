@@ -9,11 +9,13 @@
 //!
 //! Nothing downstream is ever waited for but the log's disk; and while that is, the primary is told that we live.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 use walbus::causes::in_one_line;
 use walbus::conninfo;
@@ -30,6 +32,7 @@ mod journal;
 mod pace;
 mod prepare;
 mod session;
+mod sparse;
 
 use crate::encode::{self, Encoder, Unfinished};
 use crate::log::{EventLog, Writer};
@@ -39,6 +42,7 @@ use continuity::{Continuity, Last, OtherHistory};
 use journal::Journal;
 use prepare::Prepared;
 use session::Pump;
+use sparse::Sparse;
 
 /// The wait before the first try again of what passes by itself; doubled each time.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -73,6 +77,8 @@ pub struct Settings {
     pub memory_bytes: usize,
     /// Where they are spooled.
     pub spool: PathBuf,
+    /// How long the disk may be full before the session is ended: while it is full nothing is read, and a primary that shuts down waits for that.
+    pub disk_full_timeout: Duration,
 }
 
 /// Why the source ended for good: the process must end.
@@ -85,13 +91,13 @@ pub enum Fatal {
     #[error(
         "fsync failed: nothing more is confirmed. Check the disk of --data-dir, then start again: what it holds is read back and checked"
     )]
-    Fsync(#[source] std::io::Error),
+    Fsync(#[source] io::Error),
     /// The log can't be written or read.
     #[error("the event log can't be written")]
-    Log(#[source] std::io::Error),
+    Log(#[source] io::Error),
     /// The thread can't be set up.
     #[error("the source's thread can't be set up")]
-    Runtime(#[source] std::io::Error),
+    Runtime(#[source] io::Error),
     /// A transaction is in the log in part, and the primary sends another one: the next start cuts it off.
     #[error(transparent)]
     Unfinished(Unfinished),
@@ -102,6 +108,10 @@ pub enum Fatal {
 enum SessionEnd {
     #[error("{0}")]
     Busy(String),
+    #[error("the disk of --data-dir is full. Make room there, or set --keep-size; it goes on by itself")]
+    DiskFull(#[source] io::Error),
+    #[error("the primary ended the stream: it is shutting down")]
+    Ended,
     #[error(transparent)]
     Fatal(#[from] Fatal),
     #[error(
@@ -110,7 +120,12 @@ enum SessionEnd {
     )]
     Held,
     #[error("the upstream's changes can't be put together")]
-    Logical(#[from] LogicalError),
+    Logical(#[source] LogicalError),
+    #[error(
+        "the disk of --data-dir has been full for {0:?}: the session is ended, so that the primary can shut down; its slot keeps the WAL. Make room \
+         there, or set --keep-size; it goes on by itself"
+    )]
+    NoRoom(Duration),
     #[error("{0}")]
     NoSlot(String),
     #[error(transparent)]
@@ -129,11 +144,21 @@ enum SessionEnd {
     Source(#[from] SourceError),
 }
 
+impl From<LogicalError> for SessionEnd {
+    fn from(error: LogicalError) -> Self {
+        match error {
+            LogicalError::Spool(error) if journal::is_full(&error) => Self::DiskFull(error),
+            error => Self::Logical(error),
+        }
+    }
+}
+
 impl SessionEnd {
     /// What it says of the source, and how long to wait; `None`: longer each time.
     fn next(&self) -> (Condition, Option<Duration>) {
         match self {
             Self::Busy(_) => (Condition::Connecting, Some(RETRY_MAX)),
+            Self::DiskFull(_) | Self::NoRoom(_) => (Condition::DiskFull, Some(REFUSED_RETRY)),
             Self::Source(error) if error.is_retryable() => (Condition::Connecting, None),
             Self::Source(error) if matches!(error.class(), Class::SlotUnusable | Class::WalRemoved) => {
                 (Condition::SlotLost, Some(REFUSED_RETRY))
@@ -170,18 +195,26 @@ pub async fn origin(settings: &Settings, state: &ServerState, shutdown: &mut wat
         };
         match prepared {
             Ok(Prepared { system_id, confirmed, .. }) => return Some(Origin { system_id, start: confirmed }),
-            Err(end) => wait = pause(&end, wait, state, shutdown).await?,
+            Err(end) => {
+                tell(&end, wait, state);
+                wait = pause(&end, wait, shutdown).await?;
+            }
         }
     }
 }
 
-/// Tells what is wrong, and waits. Gives the next wait, `None` where the process is to stop.
-async fn pause(end: &SessionEnd, wait: Duration, state: &ServerState, shutdown: &mut watch::Receiver<bool>) -> Option<Duration> {
+/// Tells what is wrong, and how long it will be waited.
+fn tell(end: &SessionEnd, wait: Duration, state: &ServerState) {
     let (condition, fixed) = end.next();
     let (text, pause) = (in_one_line(end), fixed.unwrap_or(wait));
     warn!(problem = text, again_in_ms = pause.as_millis() as u64, "no changes are received");
     state.condition(condition, Some(text));
-    match tokio::time::timeout(pause, stopped(shutdown)).await {
+}
+
+/// Waits. Gives the next wait, `None` where the process is to stop.
+async fn pause(end: &SessionEnd, wait: Duration, shutdown: &mut watch::Receiver<bool>) -> Option<Duration> {
+    let (_, fixed) = end.next();
+    match tokio::time::timeout(fixed.unwrap_or(wait), stopped(shutdown)).await {
         Ok(()) => None,
         Err(_) => Some((wait * 2).min(RETRY_MAX)),
     }
@@ -211,10 +244,11 @@ pub fn run(
             durable,
         ),
         encoder: Encoder::new(encode::Limits::default(), schemas.iter(), log.durable_end_lsn()),
-        journal: Journal::start(writer, Arc::clone(&state)).map_err(Fatal::Runtime)?,
+        journal: Journal::start(writer, Arc::clone(&state), settings.disk_full_timeout).map_err(Fatal::Runtime)?,
         log,
         settings,
         state,
+        disk_full_lines: Sparse::default(),
     };
     runtime.block_on(async {
         source.run(&mut shutdown).await?;
@@ -235,6 +269,7 @@ struct Source {
     confirmed: Confirmed<OsDisk>,
     /// The last transaction that was given to the log.
     last: Option<Last>,
+    disk_full_lines: Sparse,
 }
 
 impl Source {
@@ -247,16 +282,37 @@ impl Source {
             match end {
                 SessionEnd::Shutdown => return Ok(()),
                 SessionEnd::Fatal(fatal) => return Err(fatal),
+                end @ SessionEnd::NoRoom(_) => {
+                    self.tell(&end, wait);
+                    self.state.update(|view| view.disk_full_sessions += 1);
+                    tokio::select! {
+                        () = stopped(shutdown) => return Ok(()),
+                        room = self.journal.room() => room?,
+                    }
+                    self.state.condition(Condition::Connecting, None);
+                    wait = RETRY_FIRST;
+                }
                 end => {
                     if self.state.view().confirmed > before {
                         wait = RETRY_FIRST;
                     }
-                    match pause(&end, wait, &self.state, shutdown).await {
+                    self.tell(&end, wait);
+                    match pause(&end, wait, shutdown).await {
                         Some(next) => wait = next,
                         None => return Ok(()),
                     }
                 }
             }
+        }
+    }
+
+    /// Tells what is wrong; of a full disk seldom.
+    fn tell(&mut self, end: &SessionEnd, wait: Duration) {
+        let (condition, _) = end.next();
+        if condition == Condition::DiskFull && !self.disk_full_lines.is_due(Instant::now()) {
+            self.state.condition(condition, Some(in_one_line(end)));
+        } else {
+            tell(end, wait, &self.state);
         }
     }
 
@@ -333,8 +389,10 @@ impl Source {
                 "the upstream was promoted to timeline {now} at {switchpoint}, and the log ends at {end}: it holds changes that the new primary never                  received. Start with --new-epoch to go on from where its slot stands: consumers are told of it. On PostgreSQL 17 and later,                  synchronized_standby_slots keeps a standby from being behind"
             )));
         }
-        self.confirmed.follow(now, switchpoint).map_err(Fatal::Log)?;
-        Ok(())
+        self.confirmed.follow(now, switchpoint).map_err(|error| match error {
+            error if journal::is_full(&error) => SessionEnd::DiskFull(error),
+            error => Fatal::Log(error).into(),
+        })
     }
 
     /// Proves that nothing is missing between what is held and what the slot sends.

@@ -60,12 +60,38 @@ pub struct View {
     pub spooled_bytes: u64,
     /// How many sessions were begun.
     pub sessions: u64,
+    /// How many of them were ended because the disk was full for too long.
+    pub disk_full_sessions: u64,
+}
+
+/// What those who know have said of the condition.
+#[derive(Debug, Default)]
+struct Told {
+    source: (Condition, Option<String>),
+    /// Where the log has no room: what that means.
+    disk_full: Option<String>,
+}
+
+impl Told {
+    /// What there is to be seen of it: a full disk hides everything but the end.
+    fn seen(&self) -> (Condition, Option<String>) {
+        match (&self.source, &self.disk_full) {
+            ((Condition::DiskFull | Condition::Stopping, _), _) | (_, None) => self.source.clone(),
+            (_, problem) => (Condition::DiskFull, problem.clone()),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    view: View,
+    told: Told,
 }
 
 /// The state of one server, shared by who tells and who asks.
 #[derive(Debug)]
 pub struct ServerState {
-    view: Mutex<View>,
+    inner: Mutex<Inner>,
     condition: watch::Sender<Condition>,
     primary_lsn: PrimaryLsn,
 }
@@ -73,19 +99,19 @@ pub struct ServerState {
 impl Default for ServerState {
     fn default() -> Self {
         let primary_lsn = PrimaryLsn::default();
-        Self { view: Mutex::default(), condition: watch::Sender::new(Condition::default()), primary_lsn }
+        Self { inner: Mutex::default(), condition: watch::Sender::new(Condition::default()), primary_lsn }
     }
 }
 
 impl ServerState {
-    fn lock(&self) -> MutexGuard<'_, View> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known now.
     #[must_use]
     pub fn view(&self) -> View {
-        self.lock().clone()
+        self.lock().view.clone()
     }
 
     /// The end of WAL on the primary.
@@ -100,18 +126,28 @@ impl ServerState {
         self.condition.subscribe()
     }
 
-    /// Tells what is being done, and what is wrong.
+    /// Tells what the source is doing, and what is wrong.
     pub fn condition(&self, condition: Condition, problem: Option<String>) {
-        {
-            let mut view = self.lock();
-            (view.condition, view.problem) = (condition, problem);
-        }
-        self.condition.send_replace(condition);
+        self.tell(|told| told.source = (condition, problem));
+    }
+
+    /// Tells that the log has no room, and what that means; `None`: that it has.
+    pub fn disk_full(&self, problem: Option<String>) {
+        self.tell(|told| told.disk_full = problem);
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Told)) {
+        let mut inner = self.lock();
+        let Inner { view, told } = &mut *inner;
+        change(told);
+        (view.condition, view.problem) = told.seen();
+        // Under the lock: several threads tell, and who watches is told in their order.
+        self.condition.send_replace(view.condition);
     }
 
     /// Changes the rest.
     pub(crate) fn update(&self, change: impl FnOnce(&mut View)) {
-        change(&mut self.lock());
+        change(&mut self.lock().view);
     }
 }
 
@@ -129,5 +165,29 @@ impl PrimaryLsn {
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         Lsn(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_seen_whatever_the_source_does_meanwhile() {
+        let state = ServerState::default();
+        let seen = || (state.view().condition, state.view().problem.unwrap_or_default());
+        state.condition(Condition::Streaming, None);
+        state.disk_full(Some("full".into()));
+        assert_eq!(seen(), (Condition::DiskFull, "full".into()));
+        state.condition(Condition::Connecting, Some("lost".into()));
+        assert_eq!(seen(), (Condition::DiskFull, "full".into()));
+        state.condition(Condition::DiskFull, Some("given up".into()));
+        assert_eq!(seen(), (Condition::DiskFull, "given up".into()), "the source knows more");
+        state.condition(Condition::Connecting, Some("lost".into()));
+        state.disk_full(None);
+        assert_eq!(seen(), (Condition::Connecting, "lost".into()));
+        state.disk_full(Some("full".into()));
+        state.condition(Condition::Stopping, None);
+        assert_eq!((seen().0, *state.watch().borrow()), (Condition::Stopping, Condition::Stopping));
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use anyhow::{Context, Result, bail};
 use beyond_cdc_client::Options;
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::port::Port;
 use crate::postgres::Postgres;
@@ -22,6 +23,9 @@ pub const PUBLICATION: &str = "everything";
 
 /// What a server prints when it answers, before its address.
 const LISTENING: &str = "listening on quic://";
+
+/// What it prints before the address of health and metrics.
+const HTTP: &str = "health, metrics and lists on http://";
 
 /// One server: its folder, its port, and its process while that runs.
 #[derive(Debug)]
@@ -91,6 +95,24 @@ impl Cdc {
     /// Other publications, with commas between them, from the next start on.
     pub fn set_publication(&mut self, publication: &str) -> &mut Self {
         publication.clone_into(&mut self.publication);
+        self
+    }
+
+    /// Another folder, from the next start on.
+    pub fn set_data(&mut self, data: &Path) -> &mut Self {
+        data.clone_into(&mut self.data);
+        self
+    }
+
+    /// Another source, from the next start on.
+    pub fn set_upstream(&mut self, upstream: &str) -> &mut Self {
+        upstream.clone_into(&mut self.upstream);
+        self
+    }
+
+    /// Without an argument that was given before, from the next start on.
+    pub fn without_arg(&mut self, arg: &str) -> &mut Self {
+        self.args.retain(|given| given != arg);
         self
     }
 
@@ -190,6 +212,44 @@ impl Cdc {
         self.launch()?;
         let status = self.process()?.wait(DEADLINE).await?;
         Ok((status, self.log().get(from..).unwrap_or_default().to_owned()))
+    }
+
+    /// What it answers to a GET over HTTP: the status line, headers and the body.
+    ///
+    /// # Errors
+    /// Where it does not run, or does not answer.
+    pub async fn get(&self, path: &str) -> Result<String> {
+        let log = self.log();
+        let address = log.rsplit_once(HTTP).and_then(|(_, rest)| rest.lines().next()).context("the server says where it is")?;
+        let mut stream = tokio::net::TcpStream::connect(address).await.context("connect to the server over HTTP")?;
+        let token = std::fs::read_to_string(self.data.join("token")).unwrap_or_default();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n", token.trim());
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// Waits until it says of itself what is wanted, over HTTP at `path`, and gives that.
+    ///
+    /// # Errors
+    /// When the time is up.
+    pub async fn wait_says(&self, path: &str, wanted: &str) -> Result<String> {
+        eventually(DEADLINE, &format!("{path} to say {wanted:?}"), async || {
+            let said = self.get(path).await?;
+            if said.contains(wanted) { Ok(Some(said)) } else { bail!("{said}") }
+        })
+        .await
+    }
+
+    /// Waits until it has logged what is wanted in this run or one before.
+    ///
+    /// # Errors
+    /// When the time is up: with its log.
+    pub async fn wait_logged(&self, wanted: &str) -> Result<()> {
+        let logged = eventually(DEADLINE, wanted, async || Ok(self.log().contains(wanted).then_some(())));
+        logged.await.with_context(|| format!("the CDC server's log:\n{}", self.log()))
     }
 
     /// Its process.

@@ -2,6 +2,7 @@
 
 mod suite {
     mod bytes;
+    mod cdc;
     mod crash;
     mod decoding;
     mod divergence;

@@ -54,6 +54,8 @@ pub(super) fn encode(app: &App) -> String {
     page.single("transactions_total", "counter", "Transactions taken since the start", view.transactions);
     page.single("changes_total", "counter", "Changes taken since the start", view.changes);
     page.single("sessions_total", "counter", "Replication sessions begun since the start", view.sessions);
+    let ended = view.disk_full_sessions;
+    page.single("disk_full_sessions_total", "counter", "Sessions ended because the disk was full for too long", ended);
     page.single("primary_lsn_bytes", "gauge", "The end of WAL on the primary, as it said last", view.server_end.0);
     page.single("confirmed_lsn_bytes", "gauge", "What was confirmed to the slot", view.confirmed.0);
     let behind = view.server_end.0.saturating_sub(view.confirmed.0);

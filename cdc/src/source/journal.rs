@@ -8,14 +8,15 @@ use std::sync::mpsc as blocking;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 use walbus::disk::OsDisk;
 
 use super::Fatal;
+use super::sparse::Sparse;
 use crate::encode::EncodedBatch;
 use crate::log::{Done, Job, Writer};
-use crate::state::{Condition, ServerState};
+use crate::state::ServerState;
 
 /// The shortest time from one fsync to the next: what comes in between shares one. The first batch after a pause never waits.
 pub(super) const GROUP_COMMIT_INTERVAL: Duration = Duration::from_millis(1);
@@ -32,6 +33,10 @@ pub(super) struct Journal {
     batches: mpsc::Sender<EncodedBatch>,
     /// Changes with each fsync that has made something durable.
     synced: watch::Receiver<()>,
+    /// Since when the disk is full.
+    full: watch::Receiver<Option<Instant>>,
+    /// How long that may last before it is told once more.
+    full_max: Duration,
     ended: tokio::sync::oneshot::Receiver<Fatal>,
 }
 
@@ -40,6 +45,8 @@ pub(super) struct Journal {
 pub(super) enum Word {
     /// It has failed.
     Ended(Fatal),
+    /// The disk is full since then: told at once, and again after [`Journal::full_max`].
+    Full(Instant),
     /// A batch may be given.
     Room,
     /// Something has become durable.
@@ -47,32 +54,63 @@ pub(super) enum Word {
 }
 
 impl Journal {
-    pub(super) fn start(writer: Writer<OsDisk>, state: Arc<ServerState>) -> io::Result<Self> {
+    pub(super) fn start(writer: Writer<OsDisk>, state: Arc<ServerState>, full_max: Duration) -> io::Result<Self> {
         let (batches, arriving) = mpsc::channel(BATCHES_WAITING);
         let (tell, synced) = watch::channel(());
+        let (tell_full, full) = watch::channel(None);
         let (end, ended) = tokio::sync::oneshot::channel();
         let jobs = Jobs::start()?;
-        let mut work = Work { writer, arriving, jobs, tell, state, disk_full: false };
+        let mut work = Work { writer, arriving, jobs, tell, full: tell_full, state, lines: Sparse::default(), told_full: false };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         std::thread::Builder::new().name("log".into()).spawn(move || {
             if let Err(fatal) = runtime.block_on(work.run()) {
                 drop(end.send(fatal));
             }
         })?;
-        Ok(Self { batches, synced, ended })
+        Ok(Self { batches, synced, full, full_max, ended })
     }
 
     /// The next word of the thread; of room only where that is wanted. Cancellation-safe.
     pub(super) async fn next(&mut self, wants_room: bool) -> Word {
-        let Self { batches, synced, ended } = self;
+        let Self { batches, synced, full, full_max, ended } = self;
+        let too_long = full.borrow().map(|since| since + *full_max);
+        loop {
+            return tokio::select! {
+                biased;
+                fatal = &mut *ended => Word::Ended(fatal.unwrap_or(Fatal::Died)),
+                Ok(()) = synced.changed() => Word::Synced,
+                room = batches.reserve(), if wants_room => match room {
+                    Ok(_) => Word::Room,
+                    Err(_) => Word::Ended(Fatal::Died),
+                },
+                Ok(()) = full.changed() => match *full.borrow_and_update() {
+                    Some(since) => Word::Full(since),
+                    None => continue,
+                },
+                () = sleep_until(too_long.unwrap_or_else(Instant::now)), if too_long.is_some() => match *full.borrow() {
+                    Some(since) => Word::Full(since),
+                    None => continue,
+                },
+            };
+        }
+    }
+
+    /// Since when the disk is full; `None` where it is not.
+    pub(super) fn full_since(&self) -> Option<Instant> {
+        *self.full.borrow()
+    }
+
+    /// Whether the disk is full for too long.
+    pub(super) fn is_full_too_long(&self) -> bool {
+        self.full_since().is_some_and(|since| Instant::now() >= since + self.full_max)
+    }
+
+    /// Waits until there is room on the disk. Cancellation-safe.
+    pub(super) async fn room(&mut self) -> Result<(), Fatal> {
         tokio::select! {
             biased;
-            fatal = &mut *ended => Word::Ended(fatal.unwrap_or(Fatal::Died)),
-            Ok(()) = synced.changed() => Word::Synced,
-            room = batches.reserve(), if wants_room => match room {
-                Ok(_) => Word::Room,
-                Err(_) => Word::Ended(Fatal::Died),
-            },
+            fatal = &mut self.ended => Err(fatal.unwrap_or(Fatal::Died)),
+            room = self.full.wait_for(Option::is_none) => room.map(drop).map_err(|_gone| Fatal::Died),
         }
     }
 
@@ -81,7 +119,7 @@ impl Journal {
         self.batches.try_send(batch).map_err(|_| Fatal::Died)
     }
 
-    /// Lets the thread finish what it was given, and waits for that.
+    /// Lets the thread finish what it was given, as far as there is room for it, and waits for that.
     pub(super) async fn finish(self) -> Result<(), Fatal> {
         let Self { batches, ended, .. } = self;
         drop(batches);
@@ -98,8 +136,12 @@ struct Work {
     arriving: mpsc::Receiver<EncodedBatch>,
     jobs: Jobs,
     tell: watch::Sender<()>,
+    full: watch::Sender<Option<Instant>>,
     state: Arc<ServerState>,
-    disk_full: bool,
+    /// Lines about a full disk.
+    lines: Sparse,
+    /// Whether the log says that it is full.
+    told_full: bool,
 }
 
 impl Work {
@@ -108,16 +150,18 @@ impl Work {
         loop {
             self.beside();
             let Some(first) = self.arriving.recv().await else { return Ok(()) };
-            let mut bytes = self.append(first).await?;
+            let Some(mut bytes) = self.append(first).await? else { return Ok(()) };
             // The rest of the interval is for what else comes.
             while bytes < SYNC_BYTES {
-                match self.arriving.try_recv() {
-                    Ok(batch) => bytes += self.append(batch).await?,
-                    Err(_) if Instant::now() < next_sync => match timeout_at(next_sync, self.arriving.recv()).await {
-                        Ok(Some(batch)) => bytes += self.append(batch).await?,
-                        Ok(None) | Err(_) => break,
-                    },
-                    Err(_) => break,
+                let next = match self.arriving.try_recv() {
+                    Ok(batch) => Some(batch),
+                    Err(_) if Instant::now() < next_sync => timeout_at(next_sync, self.arriving.recv()).await.ok().flatten(),
+                    Err(_) => None,
+                };
+                let Some(batch) = next else { break };
+                match self.append(batch).await? {
+                    Some(more) => bytes += more,
+                    None => break,
                 }
             }
             next_sync = Instant::now() + GROUP_COMMIT_INTERVAL;
@@ -126,8 +170,9 @@ impl Work {
         }
     }
 
-    /// Writes a batch; waits for room where there is none. Gives its size.
-    async fn append(&mut self, batch: EncodedBatch) -> Result<usize, Fatal> {
+    /// Writes a batch; waits for room where there is none. Gives its size; `None` where there was none until the end, which leaves out what is
+    /// not written: the slot sends it again.
+    async fn append(&mut self, batch: EncodedBatch) -> Result<Option<usize>, Fatal> {
         let EncodedBatch { meta, payload, schemas } = batch;
         let bytes = payload.len();
         loop {
@@ -136,26 +181,36 @@ impl Work {
                 Err(error) if is_full(&error) => self.no_room(&error),
                 Err(error) => return Err(Fatal::Log(error)),
             }
+            if self.arriving.is_closed() {
+                self.arriving.close();
+                while self.arriving.try_recv().is_ok() {}
+                return Ok(None);
+            }
             tokio::time::sleep(ROOM_RETRY).await;
             self.beside();
         }
-        if std::mem::take(&mut self.disk_full) {
-            info!("there is room on the disk again; going on");
-            self.state.condition(Condition::Streaming, None);
+        if self.full.borrow().is_some() {
+            self.full.send_replace(None);
+            self.state.disk_full(None);
         }
-        Ok(bytes)
+        if std::mem::take(&mut self.told_full) {
+            info!("there is room on the disk again; going on");
+        }
+        Ok(Some(bytes))
     }
 
     fn no_room(&mut self, error: &io::Error) {
-        if !self.disk_full {
+        if self.lines.is_due(Instant::now()) {
             warn!(%error, "the disk of --data-dir is full: nothing more is taken from the primary until there is room");
+            self.told_full = true;
         }
-        self.disk_full = true;
-        let problem = format!(
-            "the disk of --data-dir is full ({error}): nothing more is taken from the primary, whose slot keeps the WAL meanwhile. Make room \
-             there, or set --keep-size; it goes on by itself"
-        );
-        self.state.condition(Condition::DiskFull, Some(problem));
+        if self.full.borrow().is_none() {
+            self.full.send_replace(Some(Instant::now()));
+            self.state.disk_full(Some(format!(
+                "the disk of --data-dir is full ({error}): nothing more is taken from the primary, whose slot keeps the WAL meanwhile. Make room \
+                 there, or set --keep-size; it goes on by itself"
+            )));
+        }
     }
 
     /// Has zeroed files and indexes made beside the stream.
@@ -164,12 +219,16 @@ impl Work {
             match done {
                 Ok(done) => self.writer.finish(done),
                 Err(error) => {
-                    warn!(%error, "a file of the event log could not be made ahead");
+                    if self.lines.is_due(Instant::now()) {
+                        warn!(%error, "a file of the event log could not be made ahead");
+                    }
                     self.writer.job_failed();
+                    self.jobs.rest_until = Instant::now() + ROOM_RETRY;
                 }
             }
         }
         if !self.jobs.under_way
+            && Instant::now() >= self.jobs.rest_until
             && let Some(job) = self.writer.job()
         {
             self.jobs.order(job);
@@ -177,7 +236,8 @@ impl Work {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Whether it says that there is no room.
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
@@ -186,6 +246,8 @@ struct Jobs {
     todo: blocking::Sender<Job<OsDisk>>,
     done: blocking::Receiver<io::Result<Done<OsDisk>>>,
     under_way: bool,
+    /// Not before then: one has failed, and while it tries it takes what room there is.
+    rest_until: Instant,
 }
 
 impl Jobs {
@@ -200,7 +262,7 @@ impl Jobs {
             }
         };
         std::thread::Builder::new().name("segments".into()).spawn(work)?;
-        Ok(Self { todo, done, under_way: false })
+        Ok(Self { todo, done, under_way: false, rest_until: Instant::now() })
     }
 
     fn order(&mut self, job: Job<OsDisk>) {

@@ -16,6 +16,7 @@ use super::confirmed::Confirmed;
 use super::continuity::{Continuity, Last};
 use super::journal::{Journal, Word};
 use super::pace::Pace;
+use super::sparse::Sparse;
 use super::{Fatal, SessionEnd, stopped};
 use crate::encode::{Encoder, TransactionStart};
 use crate::log::EventLog;
@@ -69,6 +70,8 @@ struct Session {
     asks: u32,
     transactions: u64,
     changes: u64,
+    /// Lines about a position that can't be written down.
+    lines: Sparse,
 }
 
 impl Pump<'_> {
@@ -94,6 +97,7 @@ impl Pump<'_> {
             asks: 0,
             transactions: 0,
             changes: 0,
+            lines: Sparse::default(),
         };
         loop {
             match self.turn(&mut session, &mut stream, shutdown).await {
@@ -139,6 +143,8 @@ impl Pump<'_> {
     fn journal_says(&mut self, session: &mut Session, stream: &mut CopyStream, word: Word) -> Result<(), SessionEnd> {
         match word {
             Word::Ended(fatal) => return Err(fatal.into()),
+            Word::Full(since) if self.journal.is_full_too_long() => return Err(SessionEnd::NoRoom(Duration::from_secs(since.elapsed().as_secs()))),
+            Word::Full(_) => {}
             Word::Room => {
                 if let Some(batch) = self.encoder.take() {
                     self.journal.give(batch)?;
@@ -155,7 +161,7 @@ impl Pump<'_> {
         let mut bytes = 0;
         while let Some(event) = next {
             match event {
-                Event::End => return Err(SessionEnd::Setting("the primary ended the stream: it is shutting down".into())),
+                Event::End => return Err(SessionEnd::Ended),
                 Event::Keepalive(keepalive) => {
                     self.continuity.handle_keepalive(keepalive.server_end)?;
                     session.server_end = session.server_end.max(keepalive.server_end);
@@ -343,7 +349,9 @@ impl Pump<'_> {
             match self.confirmed.write(wanted) {
                 Ok(()) => wanted,
                 Err(error) => {
-                    warn!(%error, "what is confirmed beyond the log can't be written down: the slot stays where it is");
+                    if session.lines.is_due(Instant::now()) {
+                        warn!(%error, "what is confirmed beyond the log can't be written down: the slot stays where it is");
+                    }
                     proved
                 }
             }
@@ -362,12 +370,12 @@ impl Pump<'_> {
         stream.try_send_status(&StandbyStatus { write: told, flush: told, apply: told, time, reply_requested: ask });
     }
 
-    /// Ends in order: what is whole goes to the log, becomes durable and is confirmed.
+    /// Ends in order: what is whole goes to the log, becomes durable and is confirmed; where there is room for it.
     async fn stop(&mut self, session: &mut Session, stream: &mut CopyStream) -> Result<(), SessionEnd> {
-        while self.encoder.has_batch() {
+        while self.encoder.has_batch() && self.journal.full_since().is_none() {
             self.give(session, stream).await?;
         }
-        while session.given > self.log.durable_end_lsn() && !self.encoder.is_parted() {
+        while session.given > self.log.durable_end_lsn() && !self.encoder.is_parted() && self.journal.full_since().is_none() {
             let word = self.journal.next(false).await;
             self.journal_says(session, stream, word)?;
         }
