@@ -54,6 +54,8 @@ enum Turn {
 /// What is of this session alone.
 struct Session {
     parser: Parser,
+    /// Says when the process is to stop.
+    shutdown: watch::Receiver<bool>,
     pace: Pace,
     feedback: Feedback,
     /// Where the slot stood at its start: may be said again.
@@ -85,6 +87,7 @@ impl Pump<'_> {
     ) -> SessionEnd {
         let mut session = Session {
             parser,
+            shutdown: shutdown.clone(),
             pace: Pace::new(Instant::now()),
             feedback: Feedback::new(confirmed),
             start: confirmed,
@@ -295,7 +298,13 @@ impl Pump<'_> {
             self.encoder.change(&change);
             session.changes += 1;
             while self.encoder.is_full() {
-                self.give(session, stream).await?;
+                let mut shutdown = session.shutdown.clone();
+                // Large ones take minutes: what is in the log of it by then is cut off at the next start, and all of it sent again.
+                tokio::select! {
+                    biased;
+                    () = stopped(&mut shutdown) => return Err(SessionEnd::Shutdown),
+                    given = self.give(session, stream) => given?,
+                }
             }
             next = replay.poll_change()?;
         }
@@ -303,7 +312,7 @@ impl Pump<'_> {
         Ok(())
     }
 
-    /// Waits for the log to take a batch, and answers the primary meanwhile.
+    /// Waits for the log to take a batch, and answers the primary meanwhile. Cancellation-safe.
     async fn give(&mut self, session: &mut Session, stream: &mut CopyStream) -> Result<(), SessionEnd> {
         let turn = tokio::select! {
             word = self.journal.next(self.encoder.has_batch()) => Turn::Journal(word),

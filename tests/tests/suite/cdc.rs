@@ -8,6 +8,7 @@ use harness::postgres::Setup;
 use harness::{Cdc, DEADLINE, Postgres};
 
 mod disk;
+mod signal;
 
 /// A cluster that can be decoded, of this version.
 fn decoding(version: u32) -> Setup {
