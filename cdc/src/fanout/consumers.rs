@@ -4,8 +4,9 @@
 //!   DIR/NAME.consumer      version, name, epoch, position; written whole, or not at all
 //! ```
 //!
-//! Acknowledgements are kept in memory and written by [`Consumers::write_changed`], which the caller does once a second and at the end: what a
-//! crash loses of them is given out once more, and never less than once.
+//! Where a consumer begins is written before it is told so, by [`Attachment::keep`]: else it could begin elsewhere after a crash, and miss what is in
+//! between. Acknowledgements are kept in memory and written by [`Consumers::write_changed`], which the caller does once a second and at the end:
+//! what a crash loses of them is given out once more, and never less than once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -287,6 +288,20 @@ impl<D: Disk> Attachment<D> {
         })
     }
 
+    /// Keeps a position, durably on return: where a consumer begins that has acknowledged nothing. Blocks on files.
+    ///
+    /// # Errors
+    /// Of the operating system: nothing is kept then.
+    pub fn keep(&self, place: Place) -> io::Result<()> {
+        let _files = lock(&self.consumers.files);
+        // One that was taken over meanwhile has a place of the other session's.
+        if self.update(|_| ()) {
+            write_whole(&*self.consumers.disk, &file_of(&self.name), write(&self.name, place).as_bytes())?;
+            self.update(|consumer| (consumer.place, consumer.changed) = (Some(place), false));
+        }
+        Ok(())
+    }
+
     /// Word that another session has taken the name over.
     #[must_use]
     pub fn taken_over(&self) -> CancellationToken {
@@ -392,6 +407,22 @@ mod tests {
         assert_eq!(open(&dir).list(), [info(None)]);
         drop(session);
         assert_eq!(open(&dir).attach("orders", "b", false).unwrap().place(), Some(place(7)));
+    }
+
+    #[test]
+    fn a_place_that_is_kept_is_there_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let consumers = open(&dir);
+        let session = consumers.attach("orders", "a/1", false).unwrap();
+        session.keep(place(4)).unwrap();
+        assert_eq!(open(&dir).list()[0].place, Some(place(4)));
+        let other = consumers.attach("orders", "a/2", true).unwrap();
+        session.keep(place(5)).unwrap();
+        assert_eq!((open(&dir).list()[0].place, other.place()), (Some(place(4)), Some(place(4))), "the name is another's");
+        // No folder, no place.
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        other.keep(place(6)).unwrap_err();
+        assert_eq!(consumers.list()[0].place, Some(place(4)));
     }
 
     #[test]

@@ -118,6 +118,19 @@ fn code(code: ErrorCode) -> VarInt {
     VarInt::from_u32(u32::try_from(i32::from(code)).unwrap_or_default())
 }
 
+/// Writes down where a consumer begins.
+async fn keep<C: Disk>(attachment: Attachment<C>, place: Place) -> Result<Attachment<C>, v1::Error> {
+    let kept = tokio::task::spawn_blocking(move || attachment.keep(place).map(|()| attachment)).await;
+    match kept {
+        Ok(Ok(attachment)) => Ok(attachment),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "where a consumer begins can't be written");
+            Err(refusal(ErrorCode::Internal, "the server can't write down where the consumer begins; its own log says why"))
+        }
+        Err(_panicked) => Err(refusal(ErrorCode::Internal, "the server has a fault; its log says more")),
+    }
+}
+
 /// Why an opening came to nothing.
 fn refusal(code: ErrorCode, message: impl Into<String>) -> v1::Error {
     v1::Error { code: code.into(), message: message.into(), ..v1::Error::default() }
@@ -228,7 +241,7 @@ impl<D: Disk, C: Disk> Driver<D, C> {
     async fn open(&self, opening: Opening) -> Result<(Position, Pump<D>, Running<C>), v1::Error> {
         let Opening { subscription, selection, encoding, progress, .. } = &opening;
         let shared = &self.shared;
-        let attachment = self.attach(&opening)?;
+        let mut attachment = self.attach(&opening)?;
         let class = shared.classes.class(selection.clone(), *encoding);
         // Before the log is asked, so that no change of the head is missed.
         let head = shared.log.watch();
@@ -242,9 +255,9 @@ impl<D: Disk, C: Disk> Driver<D, C> {
                 Err(error) => return Err(self.read_error(&error)),
             }
         };
-        if let Some(attachment) = attachment.as_ref().filter(|attachment| attachment.place().is_none()) {
-            // From now on it resumes here, be it that it never acknowledges anything.
-            attachment.acknowledge(Place { epoch: shared.log.epoch(), position: start });
+        if let Some(fresh) = attachment.take_if(|attachment| attachment.place().is_none()) {
+            // From now on it resumes here, be it that it never acknowledges anything, and whatever becomes of this server.
+            attachment = Some(keep(fresh, Place { epoch: shared.log.epoch(), position: start }).await?);
         }
         progress.set_sent(start);
         let stop = CancellationToken::new();

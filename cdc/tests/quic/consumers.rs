@@ -51,6 +51,19 @@ async fn a_consumer_that_never_acknowledged_misses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_consumer_begins_is_durable_before_it_is_told() {
+    let mut server = Server::start().await;
+    server.fill(2);
+    let client = server.client().await;
+    for name in ["a", "b", "c"] {
+        let mut events = client.subscribe(named(name));
+        events.started().await.unwrap();
+        let file = server.dir.path().join("consumers").join(format!("{name}.consumer"));
+        assert!(std::fs::read_to_string(&file).unwrap().contains("position"), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_has_one_session_unless_it_is_taken_over() {
     let mut server = Server::start().await;
     server.fill(3);
