@@ -11,7 +11,7 @@ use walbus::disk::{DiskFile, OsDisk, OsFile};
 use super::epoch::EpochFile;
 use super::index::SegmentIndex;
 use super::layout::SegmentHeader;
-use super::names::{file_of, segment_number};
+use super::names::{EPOCH_FILE, LOG_FOLDER, file_of, segment_number};
 use super::reader::read_index;
 use super::scan::{read_header, scan};
 use super::{Damage, OpenError, Settings};
@@ -49,8 +49,8 @@ enum LogCommand {
 /// Which folder.
 #[derive(Debug, clap::Args)]
 struct FolderArgs {
-    /// The folder with the log's segments.
-    #[arg(value_name = "DIR")]
+    /// The data folder of a server, or the folder `log` in it.
+    #[arg(value_name = "DATA-DIR")]
     dir: PathBuf,
 }
 
@@ -98,6 +98,9 @@ struct Segment {
 
 impl Folder {
     fn open(dir: &Path) -> anyhow::Result<Self> {
+        // A data folder has no epoch's file of its own, and a log's folder no log.
+        let below = dir.join(LOG_FOLDER);
+        let dir = if dir.join(EPOCH_FILE).exists() || !below.is_dir() { dir } else { &below };
         let disk = OsDisk::open(dir).with_context(|| format!("open {}", dir.display()))?;
         let epoch = EpochFile::read(&disk)?.ok_or(OpenError::NoLog).with_context(|| format!("look into {}", dir.display()))?;
         let files = walbus::disk::Disk::list(&disk).with_context(|| format!("list {}", dir.display()))?;

@@ -1,5 +1,7 @@
 //! The names of the log's files.
 
+/// Where the log is, in a data folder.
+pub const LOG_FOLDER: &str = "log";
 /// The epoch's file.
 pub(super) const EPOCH_FILE: &str = "epoch";
 /// A segment that is made shorter, before it takes the name of the old one.

@@ -60,7 +60,17 @@ impl Journal {
         let (tell_full, full) = watch::channel(None);
         let (end, ended) = tokio::sync::oneshot::channel();
         let jobs = Jobs::start()?;
-        let mut work = Work { writer, arriving, jobs, tell, full: tell_full, state, lines: Sparse::default(), told_full: false };
+        let mut work = Work {
+            writer,
+            arriving,
+            jobs,
+            tell,
+            full: tell_full,
+            state,
+            full_lines: Sparse::default(),
+            ahead_lines: Sparse::default(),
+            told_full: false,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         std::thread::Builder::new().name("log".into()).spawn(move || {
             if let Err(fatal) = runtime.block_on(work.run()) {
@@ -138,8 +148,9 @@ struct Work {
     tell: watch::Sender<()>,
     full: watch::Sender<Option<Instant>>,
     state: Arc<ServerState>,
-    /// Lines about a full disk.
-    lines: Sparse,
+    /// Lines about a full disk, and about files that can't be made ahead.
+    full_lines: Sparse,
+    ahead_lines: Sparse,
     /// Whether the log says that it is full.
     told_full: bool,
 }
@@ -200,7 +211,7 @@ impl Work {
     }
 
     fn no_room(&mut self, error: &io::Error) {
-        if self.lines.is_due(Instant::now()) {
+        if self.full_lines.is_due(Instant::now()) {
             warn!(%error, "the disk of --data-dir is full: nothing more is taken from the primary until there is room");
             self.told_full = true;
         }
@@ -219,7 +230,7 @@ impl Work {
             match done {
                 Ok(done) => self.writer.finish(done),
                 Err(error) => {
-                    if self.lines.is_due(Instant::now()) {
+                    if self.ahead_lines.is_due(Instant::now()) {
                         warn!(%error, "a file of the event log could not be made ahead");
                     }
                     self.writer.job_failed();

@@ -68,6 +68,22 @@ fn cat_prints_every_change_of_whole_transactions() {
 }
 
 #[test]
+fn a_data_folder_is_taken_as_well_as_the_logs_own() {
+    let dir = folder();
+    let own = [log(&["ls"], &dir), log(&["cat"], &dir), log(&["check"], &dir)];
+    let data = tempfile::tempdir().unwrap();
+    std::fs::create_dir(data.path().join("log")).unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), data.path().join("log").join(entry.file_name())).unwrap();
+    }
+    assert_eq!([log(&["ls"], &data), log(&["cat"], &data), log(&["check"], &data)], own);
+    let none = tempfile::tempdir().unwrap();
+    let error = Folder::open(none.path()).unwrap_err();
+    assert!(format!("{error:#}").contains("no event log"), "{error:#}");
+}
+
+#[test]
 fn cat_begins_and_ends_where_it_is_told_to() {
     let dir = folder();
     let all = objects(&log(&["cat"], &dir).0);

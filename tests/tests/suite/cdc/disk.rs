@@ -3,12 +3,21 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::{Cdc, FullDisk, StopMode};
+use harness::{Cdc, FullDisk, Postgres, StopMode};
 
 use super::{decoding, numbers, publish};
 
-/// How many rows of a kilobyte are more than a segment of the log.
-const ROWS: usize = 80_000;
+/// How many rows of 8 kB are more than a segment of the log.
+const ROWS: usize = 9000;
+
+/// Writes them, in transactions that need no spool.
+async fn write(cluster: &Postgres) -> Result<()> {
+    for from in (1..=ROWS).step_by(500) {
+        let sql = format!("INSERT INTO t SELECT n, repeat('x', 8000) FROM generate_series({from}, {}) n", from + 499);
+        cluster.execute(&sql).await?;
+    }
+    Ok(())
+}
 
 #[tokio::test]
 async fn a_full_disk_does_not_hold_up_the_primarys_shutdown_and_passes() -> Result<()> {
@@ -21,10 +30,7 @@ async fn a_full_disk_does_not_hold_up_the_primarys_shutdown_and_passes() -> Resu
     disk.fill(80 << 20)?;
     cdc.start().await?;
     cdc.wait_streaming(&cluster).await?;
-    for from in (1..=ROWS).step_by(1000) {
-        let sql = format!("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series({from}, {}) n", from + 999);
-        cluster.execute(&sql).await?;
-    }
+    write(&cluster).await?;
     let said = cdc.wait_says("/readyz", "the session is ended").await?;
     ensure!(said.contains("503") && said.contains("disk_full") && said.contains("--data-dir"), "{said}");
     ensure!(cdc.get("/metrics").await?.contains("beyond_pg_cdc_disk_full_sessions_total 1\n"));
@@ -53,8 +59,7 @@ async fn sigterm_is_heeded_while_the_disk_is_full() -> Result<()> {
     disk.fill(80 << 20)?;
     cdc.start().await?;
     cdc.wait_streaming(&cluster).await?;
-    let rows = format!("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, {ROWS}) n");
-    cluster.execute(&rows).await?;
+    write(&cluster).await?;
     cdc.wait_says("/readyz", "disk_full").await?;
     cdc.signal(rustix::process::Signal::TERM)?;
     let status = cdc.process()?.wait(Duration::from_secs(10)).await?;
