@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use walbus::units::{parse_duration, parse_size};
 
+use crate::log::Epoch;
+
 const EXAMPLES: &str = "\
 Examples:
   A first start, which makes slot and publication:
@@ -65,12 +67,12 @@ pub struct ServeArgs {
     #[arg(long, env = "BEYOND_PG_CDC_CREATE_PUBLICATION", help_heading = "Source")]
     pub create_publication: bool,
 
-    /// Begin a new epoch: go on from where the slot stands, whatever the log holds
+    /// Leave this epoch of the log, and begin a new one where the slot stands
     ///
-    /// For a slot that was lost or made anew. What the log held is removed, and consumers are told that there is a gap. Not to be left in a
-    /// service's command: each start begins another one.
-    #[arg(long, help_heading = "Source")]
-    pub new_epoch: bool,
+    /// For a slot that was lost or made anew: the log says so, with the epoch to give. What the log holds of it is removed, and consumers are told that
+    /// there is a gap. Once it is left, the flag does nothing more.
+    #[arg(long, value_name = "EPOCH", env = "BEYOND_PG_CDC_NEW_EPOCH", help_heading = "Source")]
+    pub new_epoch: Option<Epoch>,
 
     /// Follow logical messages (pg_logical_emit_message) as well
     ///

@@ -15,7 +15,6 @@ mod lists;
 mod metrics;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
@@ -50,19 +49,14 @@ pub struct App {
     pub slot: String,
 }
 
-/// Listens, and gives the address, and the work to be done.
-///
-/// # Errors
-/// Where the address can't be listened on.
-pub async fn bind<S: Future<Output = ()> + Send + 'static>(
-    listen: &str,
+/// The work to be done for those who come to the listener, until `stop`.
+pub fn serve<S: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
     app: App,
     stop: S,
-) -> std::io::Result<(SocketAddr, impl Future<Output = std::io::Result<()>> + use<S>)> {
-    let listener = TcpListener::bind(listen).await?;
-    let address = listener.local_addr()?;
+) -> impl Future<Output = std::io::Result<()>> + use<S> {
     let serving = axum::serve(listener, router(Arc::new(app))).with_graceful_shutdown(stop);
-    Ok((address, async { serving.await }))
+    async { serving.await }
 }
 
 fn router(app: Arc<App>) -> Router {

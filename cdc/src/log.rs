@@ -45,10 +45,11 @@ mod state;
 pub(crate) mod tests;
 mod writer;
 
-pub use epoch::{Epoch, EpochFile, start_epoch};
+pub use epoch::{Epoch, EpochFile, NoEpoch, remove_epoch, start_epoch};
 pub use index::{IndexEntry, SegmentIndex, Summary};
 pub use job::{Done, Job};
 pub use layout::{BatchMeta, PAYLOAD_BYTES_MAX};
+pub use names::LOG_FOLDER;
 pub use reader::{ReadError, Reader};
 pub use retain::{Policy, Removed};
 pub use ring::{Entry, Recent};

@@ -162,16 +162,22 @@ pub struct Driver<D: Disk, C: Disk> {
     shared: Arc<Shared<D, C>>,
 }
 
-/// A server that listens. Nothing is answered until the driver runs. Has to be called within a runtime.
+/// An address that is listened on, with all that the settings say read and found good; nothing is answered yet.
+#[derive(Debug)]
+pub struct Listening {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    tls: Arc<ServerTls>,
+    config: (Arc<rustls::ServerConfig>, Arc<quinn::ServerConfig>),
+    authority: Authority,
+    limits: Limits,
+}
+
+/// Listens. Has to be called within a runtime.
 ///
 /// # Errors
 /// See [`BindError`].
-pub async fn bind<D: Disk, C: Disk>(
-    options: Options,
-    log: EventLog<D>,
-    consumers: Arc<Consumers<C>>,
-    primary_lsn: PrimaryLsn,
-) -> Result<(Handle<D, C>, Driver<D, C>), BindError> {
+pub async fn listen(options: Options) -> Result<Listening, BindError> {
     let Options { listen, tls, token_file, principals, limits } = options;
     let (cert, key) = (tls.cert.clone(), tls.key.clone());
     let tls = Arc::new(ServerTls::open(tls, &[ALPN])?);
@@ -186,19 +192,46 @@ pub async fn bind<D: Disk, C: Disk>(
     let first = quinn::ServerConfig::clone(&config);
     let endpoint = Endpoint::new(endpoint_config(&key)?, Some(first), socket, Arc::new(TokioRuntime)).map_err(listen_error)?;
     let address = endpoint.local_addr().map_err(listen_error)?;
-    let shared = Arc::new(Shared {
-        log,
-        consumers,
-        classes: Classes::new(limits::CLASS_CACHE_BYTES),
-        authority,
-        limits,
-        files: Arc::new(Semaphore::new(limits::FILE_READERS)),
-        primary_lsn,
-        list: list::List::default(),
-        stop: CancellationToken::new(),
-    });
-    let handle = Handle { address, tls: Arc::clone(&tls), shared: Arc::clone(&shared) };
-    Ok((handle, Driver { endpoint, tls, config: Mutex::new((now, config)), shared }))
+    Ok(Listening { endpoint, address, tls, config: (now, config), authority, limits })
+}
+
+impl Listening {
+    /// The server of this log. Nothing is answered until the driver runs.
+    #[must_use]
+    pub fn serve<D: Disk, C: Disk>(
+        self,
+        log: EventLog<D>,
+        consumers: Arc<Consumers<C>>,
+        primary_lsn: PrimaryLsn,
+    ) -> (Handle<D, C>, Driver<D, C>) {
+        let Self { endpoint, address, tls, config, authority, limits } = self;
+        let shared = Arc::new(Shared {
+            log,
+            consumers,
+            classes: Classes::new(limits::CLASS_CACHE_BYTES),
+            authority,
+            limits,
+            files: Arc::new(Semaphore::new(limits::FILE_READERS)),
+            primary_lsn,
+            list: list::List::default(),
+            stop: CancellationToken::new(),
+        });
+        let handle = Handle { address, tls: Arc::clone(&tls), shared: Arc::clone(&shared) };
+        (handle, Driver { endpoint, tls, config: Mutex::new(config), shared })
+    }
+}
+
+/// [`listen`] and [`Listening::serve`] in one.
+///
+/// # Errors
+/// See [`BindError`].
+pub async fn bind<D: Disk, C: Disk>(
+    options: Options,
+    log: EventLog<D>,
+    consumers: Arc<Consumers<C>>,
+    primary_lsn: PrimaryLsn,
+) -> Result<(Handle<D, C>, Driver<D, C>), BindError> {
+    Ok(listen(options).await?.serve(log, consumers, primary_lsn))
 }
 
 impl<D: Disk, C: Disk> Driver<D, C> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
@@ -21,7 +22,7 @@ use walbus::service::token::TokenFile;
 use crate::args::{LogFormat, ServeArgs};
 use crate::fanout::consumers::{CONSUMERS_MAX, Consumers};
 use crate::http;
-use crate::log::{self, Epoch, EpochFile, EventLog, Identity, Policy, Writer, start_epoch};
+use crate::log::{self, Epoch, EpochFile, EventLog, Identity, LOG_FOLDER, Policy, Writer, remove_epoch, start_epoch};
 use crate::quic;
 use crate::source::{self, Fatal, Settings};
 use crate::state::{Condition, ServerState};
@@ -34,8 +35,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
 /// How many threads serve consumers: source and log have their own, whatever these do.
 const SERVING_THREADS: usize = 2;
-/// Where the event log is, in the data folder.
-const LOG_FOLDER: &str = "log";
 /// Where transactions that are not committed are spooled.
 const SPOOL_FOLDER: &str = "spool";
 /// Where the places of consumers are kept.
@@ -86,28 +85,32 @@ fn settings(args: &ServeArgs) -> anyhow::Result<Settings> {
     })
 }
 
+/// All that a start can fail of comes before the slot is made: one that nobody reads keeps the primary's WAL.
 async fn serve(args: &ServeArgs, settings: Settings) -> anyhow::Result<ExitCode> {
     let state = Arc::new(ServerState::default());
     let (stop, mut stopping) = watch::channel(false);
     let signals = tokio::spawn(signals(stop.clone()));
     let folder = args.data_dir.join(LOG_FOLDER);
     let disk = Arc::new(OsDisk::open(&folder).with_context(|| format!("open {}", folder.display()))?);
-    let Some((log, writer)) = open_log(args, &settings, &disk, &state, &mut stopping).await? else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    info!(epoch = %log.epoch(), earliest = %log.earliest(), head = %log.head(), bytes = log.size_bytes(), "the event log is open");
     let folder = args.data_dir.join(CONSUMERS_FOLDER);
     let places = OsDisk::open(&folder).with_context(|| format!("open {}", folder.display()))?;
     let consumers = Arc::new(Consumers::open(Arc::new(places), CONSUMERS_MAX)?);
     let (options, ca) = quic_options(args)?;
     let token_file = options.token_file.clone();
-    let (server, driver) = quic::bind(options, log.clone(), Arc::clone(&consumers), state.primary_lsn().clone()).await?;
+    let listening = quic::listen(options).await?;
+    let token = TokenFile::open(token_file.clone()).context("--token-file")?;
+    let listener = TcpListener::bind(&args.http).await.with_context(|| format!("can't listen on --http {}", args.http))?;
+    let Some((log, writer)) = open_log(args, &settings, &disk, &state, &mut stopping).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    info!(epoch = %log.epoch(), earliest = %log.earliest(), head = %log.head(), bytes = log.size_bytes(), "the event log is open");
+    let (server, driver) = listening.serve(log.clone(), Arc::clone(&consumers), state.primary_lsn().clone());
     println!("listening on quic://{}", server.address());
     if let Some(ca) = ca {
         println!("clients need   --ca {} --token-file {}", ca.display(), token_file.display());
     }
+    println!("health, metrics and lists on http://{}", listener.local_addr()?);
     let serving = tokio::spawn(driver.run());
-    let token = TokenFile::open(token_file).context("--token-file")?;
     let app = http::App {
         state: Arc::clone(&state),
         log: log.clone(),
@@ -116,7 +119,8 @@ async fn serve(args: &ServeArgs, settings: Settings) -> anyhow::Result<ExitCode>
         token,
         slot: args.slot.clone(),
     };
-    let administering = serve_http(&args.http, app, stopping.clone()).await?;
+    let mut until = stopping.clone();
+    let administering = tokio::spawn(http::serve(listener, app, async move { drop(until.wait_for(|stop| *stop).await) }));
     let ended = start_source(settings, disk, log.clone(), writer, Arc::clone(&state), stopping.clone())?;
     let retaining = tokio::spawn(retain(log.clone(), policy(args), stopping.clone()));
     let ended = until_stopped(ended, &mut stopping).await;
@@ -130,18 +134,6 @@ async fn serve(args: &ServeArgs, settings: Settings) -> anyhow::Result<ExitCode>
     ended?;
     info!("stopped; all that was whole is kept and confirmed");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Listens for whoever asks how it goes, and says where.
-async fn serve_http(
-    listen: &str,
-    app: http::App,
-    mut stopping: watch::Receiver<bool>,
-) -> anyhow::Result<tokio::task::JoinHandle<std::io::Result<()>>> {
-    let stop = async move { drop(stopping.wait_for(|stop| *stop).await) };
-    let (address, serving) = http::bind(listen, app, stop).await.with_context(|| format!("can't listen on --http {listen}"))?;
-    println!("health, metrics and lists on http://{address}");
-    Ok(tokio::spawn(serving))
 }
 
 /// What the settings say, with a certificate and a token of our own where the user gave none. Gives the authority's certificate too.
@@ -163,6 +155,9 @@ fn quic_options(args: &ServeArgs) -> anyhow::Result<(quic::Options, Option<PathB
     Ok((quic::Options { listen, tls, token_file, principals, limits: quic::Limits::default() }, ca))
 }
 
+/// A log that is open, and the one that writes it.
+type Opened = (EventLog<OsDisk>, Writer<OsDisk>);
+
 /// Opens the log; where there is none, asks the primary first whose it will be. `None` where the process is to stop meanwhile.
 async fn open_log(
     args: &ServeArgs,
@@ -170,30 +165,64 @@ async fn open_log(
     disk: &Arc<OsDisk>,
     state: &ServerState,
     stopping: &mut watch::Receiver<bool>,
-) -> anyhow::Result<Option<(EventLog<OsDisk>, Writer<OsDisk>)>> {
+) -> anyhow::Result<Option<Opened>> {
     let held = EpochFile::read(&**disk)?;
-    let identity = match held {
-        Some(held) if !args.new_epoch => held.identity,
-        held => {
-            let Some(origin) = source::origin(settings, state, stopping).await else { return Ok(None) };
-            let identity = Identity { system_id: origin.system_id, slot: settings.slot.clone() };
-            let mut random = [0; 16];
-            getrandom(&mut random)?;
-            start_epoch(&**disk, &identity, Epoch::new(random), origin.start)?;
-            match held {
-                Some(held) => {
-                    warn!(before = %held.epoch, at = %origin.start, "began a new epoch: consumers of the one before are told of the gap")
-                }
-                None => info!(at = %origin.start, "began an event log"),
-            }
-            identity
+    if let Some(held) = held.as_ref().filter(|held| !is_left(held, args.new_epoch)) {
+        if args.new_epoch.is_some_and(|wanted| wanted != held.retired) {
+            bail!(
+                "--new-epoch names an epoch that is not the log's, which is {}: nothing was changed. Leave the flag out, or give --new-epoch {0} to \
+                 leave that one",
+                held.epoch
+            );
         }
-    };
-    let wanted = Identity { slot: settings.slot.clone(), ..identity };
+        return open(disk, Identity { slot: settings.slot.clone(), ..held.identity }).await.map(Some);
+    }
+    let Some(origin) = source::origin(settings, state, stopping).await else { return Ok(None) };
+    match begin(disk, settings, held.as_ref(), origin).await {
+        Ok(opened) => Ok(Some(opened)),
+        // Where there was a log before, the epoch that has begun goes on with the slot at the next start.
+        Err(error) => {
+            if origin.made && held.is_none() {
+                match remove_epoch(&**disk) {
+                    Ok(()) => source::drop_slot(settings).await,
+                    Err(left) => {
+                        warn!(error = &left as &dyn std::error::Error, "what was begun of a log is left behind, and its slot")
+                    }
+                }
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Whether the log's epoch is the one that is to be left.
+fn is_left(held: &EpochFile, wanted: Option<Epoch>) -> bool {
+    wanted == Some(held.epoch)
+}
+
+async fn begin(
+    disk: &Arc<OsDisk>,
+    settings: &Settings,
+    held: Option<&EpochFile>,
+    origin: source::Origin,
+) -> anyhow::Result<Opened> {
+    let identity = Identity { system_id: origin.system_id, slot: settings.slot.clone() };
+    let mut random = [0; 16];
+    getrandom(&mut random)?;
+    start_epoch(&**disk, &identity, Epoch::new(random), origin.start)?;
+    match held {
+        Some(held) => {
+            warn!(before = %held.epoch, at = %origin.start, "began a new epoch: consumers of the one before are told of the gap")
+        }
+        None => info!(at = %origin.start, "began an event log"),
+    }
+    open(disk, identity).await
+}
+
+async fn open(disk: &Arc<OsDisk>, identity: Identity) -> anyhow::Result<Opened> {
     // Reads back what was written last, and may copy a segment.
     let (disk, log_settings) = (Arc::clone(disk), log::Settings::default());
-    let opened = tokio::task::spawn_blocking(move || EventLog::open(disk, log_settings, &wanted)).await?;
-    Ok(Some(opened?))
+    Ok(tokio::task::spawn_blocking(move || EventLog::open(disk, log_settings, &identity)).await??)
 }
 
 fn getrandom(bytes: &mut [u8]) -> anyhow::Result<()> {

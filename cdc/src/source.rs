@@ -40,7 +40,7 @@ use crate::state::{Condition, ServerState};
 use confirmed::Confirmed;
 use continuity::{Continuity, Last, OtherHistory};
 use journal::Journal;
-use prepare::Prepared;
+use prepare::{Prepared, Slot, Use};
 use session::Pump;
 use sparse::Sparse;
 
@@ -126,6 +126,8 @@ enum SessionEnd {
          there, or set --keep-size; it goes on by itself"
     )]
     NoRoom(Duration),
+    #[error("the slot {0:?} was moved or made anew while the session began: it is looked at again")]
+    Moved(String),
     #[error("{0}")]
     NoSlot(String),
     #[error(transparent)]
@@ -182,6 +184,8 @@ pub struct Origin {
     pub system_id: SystemId,
     /// Where the slot's changes begin.
     pub start: Lsn,
+    /// Whether the slot was made for this.
+    pub made: bool,
 }
 
 /// Asks the primary, again and again until it answers, where the slot's changes begin; makes slot and publications where told to. `None` where
@@ -191,22 +195,34 @@ pub async fn origin(settings: &Settings, state: &ServerState, shutdown: &mut wat
     loop {
         let prepared = tokio::select! {
             () = stopped(shutdown) => return None,
-            prepared = prepare::prepare(settings) => prepared,
+            prepared = prepare::prepare(settings, Use::New) => prepared,
         };
         match prepared {
-            Ok(Prepared { system_id, confirmed, .. }) => return Some(Origin { system_id, start: confirmed }),
+            Ok(Prepared { system_id, slot, made, .. }) => return Some(Origin { system_id, start: slot.confirmed, made }),
             Err(end) => {
-                tell(&end, wait, state);
+                tell(&end, in_one_line(&end), wait, state);
                 wait = pause(&end, wait, shutdown).await?;
             }
         }
     }
 }
 
+/// Drops the slot that was made for a log that could not be begun: nobody would read it, and it would keep the primary's WAL.
+pub async fn drop_slot(settings: &Settings) {
+    match prepare::drop_slot(settings).await {
+        Ok(()) => info!(slot = settings.slot, "dropped the replication slot again"),
+        Err(error) => warn!(
+            slot = settings.slot,
+            problem = in_one_line(&error),
+            "the replication slot that was made is left behind, and keeps WAL: drop it by pg_drop_replication_slot"
+        ),
+    }
+}
+
 /// Tells what is wrong, and how long it will be waited.
-fn tell(end: &SessionEnd, wait: Duration, state: &ServerState) {
+fn tell(end: &SessionEnd, text: String, wait: Duration, state: &ServerState) {
     let (condition, fixed) = end.next();
-    let (text, pause) = (in_one_line(end), fixed.unwrap_or(wait));
+    let pause = fixed.unwrap_or(wait);
     warn!(problem = text, again_in_ms = pause.as_millis() as u64, "no changes are received");
     state.condition(condition, Some(text));
 }
@@ -306,20 +322,27 @@ impl Source {
         }
     }
 
-    /// Tells what is wrong; of a full disk seldom.
+    /// Tells what is wrong, and the way out where the slot is lost; of a full disk seldom.
     fn tell(&mut self, end: &SessionEnd, wait: Duration) {
         let (condition, _) = end.next();
+        let mut text = in_one_line(end);
+        if condition == Condition::SlotLost {
+            let epoch = self.log.epoch();
+            text += &format!(
+                ". To go on from where the slot stands, start with --new-epoch {epoch}: consumers are told that there is a gap"
+            );
+        }
         if condition == Condition::DiskFull && !self.disk_full_lines.is_due(Instant::now()) {
-            self.state.condition(condition, Some(in_one_line(end)));
+            self.state.condition(condition, Some(text));
         } else {
-            tell(end, wait, &self.state);
+            tell(end, text, wait, &self.state);
         }
     }
 
     async fn session(&mut self, shutdown: &mut watch::Receiver<bool>) -> SessionEnd {
         let prepared = tokio::select! {
             () = stopped(shutdown) => return SessionEnd::Shutdown,
-            prepared = prepare::prepare(&self.settings) => prepared,
+            prepared = prepare::prepare(&self.settings, Use::Held) => prepared,
         };
         match prepared {
             Ok(prepared) => self.stream(prepared, shutdown).await,
@@ -331,7 +354,8 @@ impl Source {
         if let Err(end) = self.follow_timeline(&mut prepared).await.and_then(|()| self.still_ours(&prepared)) {
             return end;
         }
-        let Prepared { client, version, confirmed, two_phase, .. } = prepared;
+        let Prepared { client, mut beside, version, slot, .. } = prepared;
+        let Slot { confirmed, two_phase } = slot;
         let (parser, options) = match self.options(version, two_phase) {
             Ok(options) => options,
             Err(error) => return error.into(),
@@ -345,6 +369,12 @@ impl Source {
                 Err(error) => return error.into(),
             },
         };
+        // From now on nobody else can move it: whoever did so since it was looked at has left a gap.
+        match prepare::look(&mut beside, &self.settings.slot).await {
+            Ok(Some(now)) if now == slot => drop(beside),
+            Ok(_) => return SessionEnd::Moved(self.settings.slot.clone()),
+            Err(error) => return error.into(),
+        }
         info!(slot = self.settings.slot, at = %confirmed, version, "streaming");
         self.state.condition(Condition::Streaming, None);
         self.state.update(|view| view.sessions += 1);
@@ -371,7 +401,8 @@ impl Source {
             Some(held) if held == now => return Ok(()),
             Some(held) if now < held => {
                 return Err(SessionEnd::Setting(format!(
-                    "the upstream is on timeline {now}, and the log has followed timeline {held}: it is an old primary. Point --upstream to the one that                      was promoted"
+                    "the upstream is on timeline {now}, and the log has followed timeline {held}: it is an old primary. Point --upstream to the one that \
+                     was promoted"
                 )));
             }
             Some(held) => {
@@ -386,7 +417,8 @@ impl Source {
         let end = self.log.durable_end_lsn().max(self.encoder.end_lsn());
         if end > switchpoint {
             return Err(SessionEnd::SlotLost(format!(
-                "the upstream was promoted to timeline {now} at {switchpoint}, and the log ends at {end}: it holds changes that the new primary never                  received. Start with --new-epoch to go on from where its slot stands: consumers are told of it. On PostgreSQL 17 and later,                  synchronized_standby_slots keeps a standby from being behind"
+                "the upstream was promoted to timeline {now} at {switchpoint}, and the log ends at {end}: it holds changes that the new primary never \
+                 received. On PostgreSQL 17 and later, synchronized_standby_slots keeps a standby from being behind"
             )));
         }
         self.confirmed.follow(now, switchpoint).map_err(|error| match error {
@@ -405,18 +437,19 @@ impl Source {
             )));
         }
         let known = self.log.durable_end_lsn().max(self.confirmed.lsn());
-        if prepared.confirmed > known {
+        if prepared.slot.confirmed > known {
             return Err(SessionEnd::SlotLost(format!(
                 "the slot {:?} stands at {}, and what was confirmed to it ends at {known}: it was moved by somebody else, or dropped and made anew, and \
-                 changes in between may be missing. Start with --new-epoch to go on from where it stands: consumers are told that there is a gap",
-                self.settings.slot, prepared.confirmed
+                 changes in between may be missing",
+                self.settings.slot, prepared.slot.confirmed
             )));
         }
         if prepared.flushed < known {
             return Err(SessionEnd::Setting(format!(
                 "the upstream's WAL ends at {}, and it has sent what ends at {known}: it is a standby that is behind, which passes, or it was \
-                 restored from an older copy. In that case start with --new-epoch: consumers are told that there is a gap",
-                prepared.flushed
+                 restored from an older copy. In that case start with --new-epoch {}: consumers are told that there is a gap",
+                prepared.flushed,
+                self.log.epoch()
             )));
         }
         Ok(())

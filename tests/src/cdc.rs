@@ -223,8 +223,10 @@ impl Cdc {
         let address = log.rsplit_once(HTTP).and_then(|(_, rest)| rest.lines().next()).context("the server says where it is")?;
         let mut stream = tokio::net::TcpStream::connect(address).await.context("connect to the server over HTTP")?;
         let token = std::fs::read_to_string(self.data.join("token")).unwrap_or_default();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n", token.trim());
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+            token.trim()
+        );
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

@@ -355,14 +355,9 @@ fn parse(text: &str, name: &str) -> Result<Place, &'static str> {
     if value("name") != Some(name) {
         return Err("it is of another name");
     }
-    let epoch = value("epoch").and_then(parse_epoch).ok_or("it has no epoch")?;
+    let epoch = value("epoch").and_then(|text| text.parse().ok()).ok_or("it has no epoch")?;
     let position = value("position").and_then(|text| text.parse().ok()).ok_or("it has no position")?;
     if lines.next().is_some() { Err("there is more in it than there should be") } else { Ok(Place { epoch, position }) }
-}
-
-fn parse_epoch(text: &str) -> Option<Epoch> {
-    let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    u128::from_str_radix(text, 16).ok().filter(|_| plain).map(|number| Epoch::new(number.to_be_bytes()))
 }
 
 impl fmt::Display for ConsumerInfo {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::str::FromStr;
 
 use walbus::disk::{Disk, DiskFile, write_whole};
 use walbus::{Lsn, SystemId};
@@ -38,6 +39,20 @@ impl Epoch {
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that is no epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an epoch is 32 hexadecimal digits, as `log ls` and /v1/status print it")]
+pub struct NoEpoch;
+
+impl FromStr for Epoch {
+    type Err = NoEpoch;
+
+    fn from_str(text: &str) -> Result<Self, NoEpoch> {
+        let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u128::from_str_radix(text, 16).ok().filter(|_| plain).map(|number| Self(number.to_be_bytes())).ok_or(NoEpoch)
     }
 }
 
@@ -153,6 +168,17 @@ pub fn start_epoch<D: Disk>(disk: &D, identity: &Identity, epoch: Epoch, start_l
     remove_segments(disk, |of| of != Some(epoch))
 }
 
+/// Removes an epoch that was begun and holds nothing, with the first segment where that was made: there is no log then.
+///
+/// # Errors
+/// Of the operating system.
+pub fn remove_epoch<D: Disk>(disk: &D) -> Result<(), OpenError> {
+    let Some(held) = EpochFile::read(disk)? else { return Ok(()) };
+    remove_segments(disk, |of| of == Some(held.epoch))?;
+    disk.remove(EPOCH_FILE).map_err(OpenError::io("remove", EPOCH_FILE))?;
+    disk.sync_dir().map_err(OpenError::io("sync", "the folder"))
+}
+
 /// Removes the segments of which `goes` says so, told the epoch of each, or `None` where its header can't be read.
 pub(super) fn remove_segments<D: Disk>(disk: &D, goes: impl Fn(Option<Epoch>) -> bool) -> Result<(), OpenError> {
     let files = disk.list().map_err(OpenError::io("list", "the folder"))?;
@@ -200,7 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn printed_as_digits() {
+    fn printed_as_digits_and_read_back() {
         assert_eq!(Epoch([0xAB; 16]).to_string(), "ab".repeat(16));
+        assert_eq!("0Ab1".repeat(8).parse(), Ok(Epoch([[0x0A, 0xB1]; 8].concat().try_into().unwrap())));
+        for wrong in ["", "ab", &"ab".repeat(17), &format!("+{}", "a".repeat(31)), &"xy".repeat(16)] {
+            assert_eq!(wrong.parse::<Epoch>(), Err(NoEpoch), "{wrong}");
+        }
     }
 }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use walbus::disk::{Disk, DiskFile, write_whole};
 use walbus::{Lsn, Timeline};
 
+use crate::log::Epoch;
+
 const FILE: &str = "confirmed";
 const MAGIC: [u8; 8] = *b"BYDCDCCF";
 const BYTES: usize = 8 + 16 + 4 + 8 + 4;
@@ -42,7 +44,10 @@ impl<D: Disk> Confirmed<D> {
                 let mut bytes = [0; BYTES];
                 let read = file.read_at(&mut bytes, 0)?;
                 let damaged = || {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("{FILE} is damaged: remove it, and start with --new-epoch"))
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("{FILE} is damaged: remove it, and start with --new-epoch {}", Epoch::new(epoch)),
+                    )
                 };
                 let (of, place) = parse(&bytes[..read]).ok_or_else(damaged)?;
                 if of == epoch { place } else { Place::default() }

@@ -31,9 +31,8 @@ pub(super) struct Last {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the log holds the transaction {} that was committed at {}, and the upstream sends {sent} instead of it: the upstream was restored from an \
-     older copy, or a standby was promoted that had not received it, and changes may be missing. Start with --new-epoch to go on from where the slot \
-     stands: consumers are told that there is a gap. (If --publication or --messages was changed before that transaction was confirmed, start \
-     once more as before.)",
+     older copy, or a standby was promoted that had not received it, and changes may be missing (if --publication or --messages was changed before that \
+     transaction was confirmed, start once more as before)",
     .held.xid,
     .held.commit_lsn
 )]

@@ -26,20 +26,39 @@ const PINNED: [&str; 6] = [
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) client: Client,
+    /// Another session, to look from beside while the first one streams.
+    pub(super) beside: Client,
     pub(super) version: u32,
     pub(super) system_id: SystemId,
     /// Where its WAL ended a moment ago.
     pub(super) flushed: Lsn,
     pub(super) timeline: Timeline,
-    /// Where the slot stands: everything behind it is sent.
+    pub(super) slot: Slot,
+    /// Whether the slot was made.
+    pub(super) made: bool,
+}
+
+/// What matters of the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// Where it stands: everything behind it is sent.
     pub(super) confirmed: Lsn,
     pub(super) two_phase: bool,
 }
 
-/// Connects, checks, and makes what it was told to make.
-pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, SessionEnd> {
-    let dbname = settings.upstream.dbname().unwrap_or_else(|| settings.upstream.user()).to_owned();
-    let mut client = source::connect(&settings.upstream, Mode::Logical { dbname: dbname.clone() }).await?;
+/// What the slot is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// To go on with a log that is there: a slot that is missing is lost, and another one would have a gap before it.
+    Held,
+    /// For a log that begins with it.
+    New,
+}
+
+/// Connects, checks, and makes what it was told to make; the slot last, and only for a new log.
+pub(super) async fn prepare(settings: &Settings, purpose: Use) -> Result<Prepared, SessionEnd> {
+    let dbname = dbname(settings);
+    let mut client = connect(settings).await?;
     let version = client.server_version_major().unwrap_or_default();
     if !VERSIONS.contains(&version) {
         let (oldest, newest) = (VERSIONS.start(), VERSIONS.end());
@@ -62,9 +81,38 @@ pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, SessionEnd>
         )));
     }
     publications(&mut client, settings).await?;
-    identities(settings, &dbname).await?;
-    let (confirmed, two_phase) = slot(&mut client, settings, version, &dbname).await?;
-    Ok(Prepared { client, version, system_id, timeline, flushed, confirmed, two_phase })
+    let mut beside = connect(settings).await?;
+    identities(&mut beside, settings).await?;
+    let (slot, made) = match slot(&mut client, settings, version, &dbname).await? {
+        Some(slot) => (slot, false),
+        None => (create(&mut client, settings, purpose, version).await?, true),
+    };
+    Ok(Prepared { client, beside, version, system_id, timeline, flushed, slot, made })
+}
+
+fn dbname(settings: &Settings) -> String {
+    settings.upstream.dbname().unwrap_or_else(|| settings.upstream.user()).to_owned()
+}
+
+async fn connect(settings: &Settings) -> Result<Client, SourceError> {
+    source::connect(&settings.upstream, Mode::Logical { dbname: dbname(settings) }).await
+}
+
+/// Looks at the slot once more; `None` where it is gone.
+pub(super) async fn look(client: &mut Client, name: &str) -> Result<Option<Slot>, SourceError> {
+    let sql = format!("SELECT confirmed_flush_lsn, two_phase FROM pg_replication_slots WHERE slot_name = {}", literal(name));
+    let rows = client.query(&sql).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let confirmed = rows.text(0, 0)?.and_then(|text| text.parse().ok());
+    let two_phase = rows.text(0, 1)? == Some("t");
+    Ok(confirmed.map(|confirmed| Slot { confirmed, two_phase }))
+}
+
+/// Drops the slot.
+pub(super) async fn drop_slot(settings: &Settings) -> Result<(), SourceError> {
+    connect(settings).await?.drop_slot(&settings.slot).await
 }
 
 /// A text as SQL reads it back.
@@ -109,10 +157,9 @@ async fn publications(client: &mut Client, settings: &Settings) -> Result<(), Se
 
 /// Warns of tables whose updates and deletes fail, or whose old values are lost.
 ///
-/// In a session of its own: `pg_publication_tables` opens every published table, and a session that then starts decoding reads older rows by
+/// In a session beside: `pg_publication_tables` opens every published table, and a session that then starts decoding reads older rows by
 /// the definitions that it has in its cache by then, which are those of now.
-async fn identities(settings: &Settings, dbname: &str) -> Result<(), SessionEnd> {
-    let mut client = source::connect(&settings.upstream, Mode::Logical { dbname: dbname.to_owned() }).await?;
+async fn identities(client: &mut Client, settings: &Settings) -> Result<(), SessionEnd> {
     let sql = format!(
         "SELECT DISTINCT p.schemaname || '.' || p.tablename FROM pg_publication_tables p \
          JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
@@ -134,8 +181,8 @@ async fn identities(settings: &Settings, dbname: &str) -> Result<(), SessionEnd>
     Ok(())
 }
 
-/// Where the slot stands, and whether it decodes prepared transactions; makes it where there is none.
-async fn slot(client: &mut Client, settings: &Settings, version: u32, dbname: &str) -> Result<(Lsn, bool), SessionEnd> {
+/// The slot, `None` where there is none.
+async fn slot(client: &mut Client, settings: &Settings, version: u32, dbname: &str) -> Result<Option<Slot>, SessionEnd> {
     let name = &settings.slot;
     let reason = if version >= 17 { "invalidation_reason" } else { "NULL" };
     let failover = if version >= 17 { "failover" } else { "false" };
@@ -146,7 +193,7 @@ async fn slot(client: &mut Client, settings: &Settings, version: u32, dbname: &s
     );
     let rows = client.query(&sql).await?;
     if rows.is_empty() {
-        return create(client, settings, version).await;
+        return Ok(None);
     }
     let text = |column| Ok::<_, SourceError>(rows.text(0, column)?.unwrap_or_default());
     let wrong = |problem: String| Err(SessionEnd::Setting(format!("the slot {name:?} (--slot) {problem}")));
@@ -163,8 +210,8 @@ async fn slot(client: &mut Client, settings: &Settings, version: u32, dbname: &s
         let why =
             if text(7)?.is_empty() { "WAL that it needs was removed".to_owned() } else { format!("invalidated: {}", text(7)?) };
         return Err(SessionEnd::SlotLost(format!(
-            "the slot {name:?} is lost ({why}): changes behind the log's end can't be had from it. Drop it by pg_drop_replication_slot and start with \
-             --create-slot --new-epoch: consumers are told that there is a gap. max_slot_wal_keep_size bounds what a slot may keep"
+            "the slot {name:?} is lost ({why}): what it has not sent can't be had from it. max_slot_wal_keep_size bounds what a slot may keep. Drop it by \
+             pg_drop_replication_slot, and give --create-slot"
         )));
     }
     if !text(3)?.is_empty() {
@@ -183,11 +230,17 @@ async fn slot(client: &mut Client, settings: &Settings, version: u32, dbname: &s
         warn!(slot = name, "--failover has no effect on a slot that exists: standbys do not keep it in step");
     }
     let confirmed = text(5)?.parse().map_err(|_| SessionEnd::Setting(format!("the slot {name:?} has no confirmed_flush_lsn")))?;
-    Ok((confirmed, two_phase))
+    Ok(Some(Slot { confirmed, two_phase }))
 }
 
-async fn create(client: &mut Client, settings: &Settings, version: u32) -> Result<(Lsn, bool), SessionEnd> {
+async fn create(client: &mut Client, settings: &Settings, purpose: Use, version: u32) -> Result<Slot, SessionEnd> {
     let name = &settings.slot;
+    if purpose == Use::Held {
+        return Err(SessionEnd::SlotLost(format!(
+            "the upstream has no replication slot {name:?} (--slot): it was dropped, or a standby was promoted that did not have it, and what it has \
+             not sent can't be had from another one. Give --create-slot, or make it by pg_create_logical_replication_slot('{name}', '{PLUGIN}')"
+        )));
+    }
     if !settings.create_slot {
         return Err(SessionEnd::NoSlot(format!(
             "the upstream has no replication slot {name:?} (--slot). Create it with SELECT pg_create_logical_replication_slot('{name}', '{PLUGIN}'), or \
@@ -210,5 +263,5 @@ async fn create(client: &mut Client, settings: &Settings, version: u32) -> Resul
     let options = LogicalSlotOptions { failover, two_phase: settings.two_phase };
     let created = client.create_logical_slot(name, PLUGIN, options).await?;
     info!(slot = name, at = %created.consistent_point, "created the replication slot");
-    Ok((created.consistent_point, settings.two_phase))
+    Ok(Slot { confirmed: created.consistent_point, two_phase: settings.two_phase })
 }

@@ -146,7 +146,9 @@ impl Pump<'_> {
     fn journal_says(&mut self, session: &mut Session, stream: &mut CopyStream, word: Word) -> Result<(), SessionEnd> {
         match word {
             Word::Ended(fatal) => return Err(fatal.into()),
-            Word::Full(since) if self.journal.is_full_too_long() => return Err(SessionEnd::NoRoom(Duration::from_secs(since.elapsed().as_secs()))),
+            Word::Full(since) if self.journal.is_full_too_long() => {
+                return Err(SessionEnd::NoRoom(Duration::from_secs(since.elapsed().as_secs())));
+            }
             Word::Full(_) => {}
             Word::Room => {
                 if let Some(batch) = self.encoder.take() {
@@ -241,7 +243,7 @@ impl Pump<'_> {
                 let gid = transaction.gid.unwrap_or_default();
                 return Err(SessionEnd::SlotLost(format!(
                     "the prepared transaction {gid:?} was committed at {}, and its changes were confirmed to the slot before they were kept: they are \
-                     missing. Start with --new-epoch, so that consumers are told of the gap",
+                     missing",
                     transaction.commit_lsn
                 )));
             }

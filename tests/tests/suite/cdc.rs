@@ -9,6 +9,7 @@ use harness::{Cdc, DEADLINE, Postgres};
 
 mod disk;
 mod signal;
+mod slot;
 
 /// A cluster that can be decoded, of this version.
 fn decoding(version: u32) -> Setup {
@@ -27,7 +28,9 @@ async fn streaming(setup: Setup) -> Result<(Postgres, Cdc)> {
 
 /// The table `t` and a publication of all tables.
 async fn publish(cluster: &Postgres) -> Result<()> {
-    cluster.execute(&format!("CREATE TABLE t (a integer PRIMARY KEY, b text); CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await
+    cluster
+        .execute(&format!("CREATE TABLE t (a integer PRIMARY KEY, b text); CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES"))
+        .await
 }
 
 /// The first changes from a place on, as many as wanted.
