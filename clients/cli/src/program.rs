@@ -1,10 +1,13 @@
 //! Puts the parts together.
 
 use std::io::{IsTerminal, stdout};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use beyond_cdc_client::connect;
 use clap::Parser;
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
 use tracing_subscriber::EnvFilter;
 use walbus::clock::{Clock, SystemClock};
 
@@ -87,5 +90,36 @@ async fn follow_until_told<W: std::io::Write>(follower: Follower<W>) -> Result<(
         done = follower.run() => done,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
+        () = reader_gone(stdout()) => Ok(()),
+    }
+}
+
+/// Waits until nobody reads the pipe any more, be there something to write or not. Never returns where it is no pipe.
+async fn reader_gone(out: impl AsFd) {
+    // Only asked whether there is an error, so that it may block. What can't be watched, as a file, has no reader either.
+    let watched = out.as_fd().try_clone_to_owned().and_then(Sender::from_owned_fd_unchecked);
+    match watched {
+        Ok(pipe) if pipe.ready(Interest::ERROR).await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pipe_without_a_reader_is_noticed() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut gone = std::pin::pin!(reader_gone(writer));
+        assert!((&mut gone).now_or_never().is_none());
+        drop(reader);
+        timeout(Duration::from_secs(20), gone).await.unwrap();
+        assert!(reader_gone(tempfile::tempfile().unwrap()).now_or_never().is_none(), "a file has none");
     }
 }
