@@ -70,10 +70,6 @@ pub(super) async fn prepare(settings: &Settings, purpose: Use) -> Result<Prepare
     for pin in PINNED {
         client.query(pin).await?;
     }
-    // There the server knows of no encoding, and would end the stream at the first value that is no UTF-8.
-    if client.show("server_encoding").await? == "SQL_ASCII" {
-        client.query("SET client_encoding = 'SQL_ASCII'").await?;
-    }
     let wal_level = client.show("wal_level").await?;
     if wal_level != "logical" {
         return Err(SessionEnd::Setting(format!(
@@ -95,7 +91,12 @@ fn dbname(settings: &Settings) -> String {
 }
 
 async fn connect(settings: &Settings) -> Result<Client, SourceError> {
-    source::connect(&settings.upstream, Mode::Logical { dbname: dbname(settings) }).await
+    let mut client = source::connect(&settings.upstream, Mode::Logical { dbname: dbname(settings) }).await?;
+    // There the server knows of no encoding, and fails at the first value or name that is no UTF-8.
+    if client.show("server_encoding").await? == "SQL_ASCII" {
+        client.query("SET client_encoding = 'SQL_ASCII'").await?;
+    }
+    Ok(client)
 }
 
 /// Looks at the slot once more; `None` where it is gone.
@@ -168,7 +169,8 @@ async fn identities(client: &mut Client, settings: &Settings) -> Result<(), Sess
         list(&settings.publications),
         TABLES_NAMED + 1
     );
-    let mut tables = column(&client.query(&sql).await?, 0)?;
+    let rows = client.query(&sql).await?;
+    let mut tables: Vec<String> = (0..rows.len()).map(|row| rows.shown(row, 0)).collect();
     if !tables.is_empty() {
         let more = if tables.len() > TABLES_NAMED { " and more" } else { "" };
         tables.truncate(TABLES_NAMED);

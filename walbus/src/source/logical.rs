@@ -49,10 +49,20 @@ impl Rows {
     /// # Errors
     /// Where it is no UTF-8.
     pub fn text(&self, row: usize, column: usize) -> Result<Option<&str>, SourceError> {
-        let value: Option<&Bytes> = self.answer.rows.get(row).and_then(|values| values.get(column)).and_then(Option::as_ref);
+        let value = self.value(row, column);
         let not_text =
             |_| SourceError::Unexpected { doing: "read a row", message: format!("value in column {column}: it is no UTF-8") };
         value.map(|value| std::str::from_utf8(value).map_err(not_text)).transpose()
+    }
+
+    /// A value for people to read, empty where it is NULL or not there: what is no UTF-8 in it is shown as such.
+    #[must_use]
+    pub fn shown(&self, row: usize, column: usize) -> String {
+        self.value(row, column).map(|value| String::from_utf8_lossy(value).into_owned()).unwrap_or_default()
+    }
+
+    fn value(&self, row: usize, column: usize) -> Option<&Bytes> {
+        self.answer.rows.get(row)?.get(column)?.as_ref()
     }
 }
 

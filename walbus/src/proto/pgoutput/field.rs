@@ -112,7 +112,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A text up to its zero byte.
+    /// A text up to its zero byte. In a database in SQL_ASCII it may be of any bytes: see [`escaped`].
     pub(super) fn text(&mut self, what: &'static str, limit: usize) -> Result<String, PgoutputError> {
         let length =
             self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.malformed("a text does not end with a zero byte"))?;
@@ -121,7 +121,7 @@ impl<'a> Fields<'a> {
         }
         let text = self.bytes(length)?;
         self.u8()?;
-        str::from_utf8(text).map(str::to_owned).map_err(|_| self.malformed("a text is not UTF-8"))
+        Ok(str::from_utf8(text).map_or_else(|_| escaped(text), str::to_owned))
     }
 
     /// A name.
@@ -156,6 +156,18 @@ impl<'a> Fields<'a> {
     pub(super) const fn end(&self) -> Result<(), PgoutputError> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.malformed("bytes are left behind it")) }
     }
+}
+
+/// A text that is not UTF-8, with nothing lost of it: bytes that are none of a character as `\xHH`, and for that a backslash as two.
+fn escaped(text: &[u8]) -> String {
+    let mut escaped = String::new();
+    for chunk in text.utf8_chunks() {
+        escaped.push_str(&chunk.valid().replace('\\', r"\\"));
+        for byte in chunk.invalid() {
+            escaped.push_str(&format!(r"\x{byte:02x}"));
+        }
+    }
+    escaped
 }
 
 /// Appends a text and its zero byte.
