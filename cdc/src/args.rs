@@ -16,7 +16,19 @@ Examples:
   Then, with what it prints:
     walcat quic://cdc1:8433 --ca CA.pem --token-file TOKEN --table 'public.*' --from earliest
 
-The role needs the REPLICATION attribute, and the server wal_level = logical.";
+The role needs the REPLICATION attribute, and the server wal_level = logical.
+
+The settings as a file, for --config:
+    data-dir = \"/var/lib/beyond-pg-cdc\"
+    upstream = \"host=db1 user=cdc dbname=shop\"
+    publication = [\"shop\"]
+    create-slot = true
+
+A flag wins over the environment, the environment over the file, the file over the default.
+Each flag --some-name is BEYOND_PG_CDC_SOME_NAME in the environment and some-name in the file.";
+
+/// The variable that names the file of settings.
+pub(crate) const CONFIG_VARIABLE: &str = "BEYOND_PG_CDC_CONFIG";
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -31,6 +43,10 @@ pub enum LogFormat {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES, next_display_order = None)]
 pub struct ServeArgs {
+    /// A TOML file with the settings below, each under its flag's name without the dashes
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
+    pub config: Option<PathBuf>,
+
     /// The folder for the event log, certificates and the places of consumers; made when it is not there
     #[arg(long, value_name = "DIR", env = "BEYOND_PG_CDC_DATA_DIR")]
     pub data_dir: PathBuf,
@@ -125,11 +141,11 @@ pub struct ServeArgs {
     pub quic_name: Vec<String>,
 
     /// A certificate of your own, with its chain, as PEM; read again when it changes [default: DATA-DIR/tls/server.pem]
-    #[arg(long, value_name = "FILE", env = "BEYOND_PG_CDC_TLS_CERT", requires = "tls_key", help_heading = "Consumers")]
+    #[arg(long, value_name = "FILE", env = "BEYOND_PG_CDC_TLS_CERT", help_heading = "Consumers")]
     pub tls_cert: Option<PathBuf>,
 
     /// The private key of --tls-cert, as PEM
-    #[arg(long, value_name = "FILE", env = "BEYOND_PG_CDC_TLS_KEY", requires = "tls_cert", help_heading = "Consumers")]
+    #[arg(long, value_name = "FILE", env = "BEYOND_PG_CDC_TLS_KEY", help_heading = "Consumers")]
     pub tls_key: Option<PathBuf>,
 
     /// The file with the bearer token; read again when it changes [default: DATA-DIR/token]

@@ -4,6 +4,7 @@
 //!   walsender ──▶ source ──▶ encode ──▶ log (files, ring) ──▶ fanout ──▶ quic ──▶ consumers
 //! ```
 pub mod args;
+pub mod config;
 pub mod encode;
 pub mod fanout;
 pub mod http;

@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::args::ServeArgs;
+use crate::config;
 use crate::log::inspect::{self, LogArgs};
 use crate::serve;
 
@@ -14,14 +15,14 @@ use crate::serve;
 /// costs the primary nothing.
 #[derive(Debug, Parser)]
 #[command(name = "beyond-pg-cdc", version, max_term_width = 110)]
-struct Program {
+pub(crate) struct Program {
     #[command(subcommand)]
-    command: Command,
+    pub(crate) command: Command,
 }
 
 /// Listed to users in the order in which they are needed.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Look into the event log of a data folder: prove it, list its segments, print its changes.
     #[command(display_order = 9)]
     Log(LogArgs),
@@ -33,7 +34,14 @@ enum Command {
 /// Runs the program with the process' arguments.
 #[must_use]
 pub fn main() -> ExitCode {
-    let done = match Program::parse().command {
+    let arguments = match config::arguments(&Program::command(), std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("beyond-pg-cdc: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = match Program::parse_from(arguments).command {
         Command::Log(args) => inspect::run(&args),
         Command::Serve(args) => serve::run(&args),
     };

@@ -140,7 +140,9 @@ async fn serve(args: &ServeArgs, settings: Settings) -> anyhow::Result<ExitCode>
 fn quic_options(args: &ServeArgs) -> anyhow::Result<(quic::Options, Option<PathBuf>)> {
     let (cert, key, ca, own_token) = match (&args.tls_cert, &args.tls_key) {
         (Some(cert), Some(key)) => (cert.clone(), key.clone(), None, None),
-        _ => {
+        (Some(_), None) => bail!("--tls-key is missing: --tls-cert needs the key of its certificate"),
+        (None, Some(_)) => bail!("--tls-cert is missing: --tls-key needs the certificate that it is of"),
+        (None, None) => {
             let own = provision(OWNER, &args.data_dir, &args.quic_name)?;
             (own.cert_path, own.key_path, Some(own.ca_path), Some(own.token_path))
         }

@@ -2,7 +2,6 @@
 
 mod args;
 mod client;
-mod file;
 mod serve;
 
 pub use args::{SecretText, ServeArgs};

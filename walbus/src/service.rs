@@ -4,6 +4,7 @@
 //! It knows no protocol: what to do with a connection is the program's.
 
 pub mod lock;
+pub mod settings;
 pub mod stamp;
 pub mod tls;
 pub mod token;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use tracing_subscriber::EnvFilter;
+use walbus::service::settings;
 use walbus::units::{parse_duration, parse_size};
 
 use super::args::{SecretText, ServeArgs};
-use super::file;
 use crate::https::Limits;
 
 /// The name on the primary, unless the settings or the connection string give another.
@@ -218,7 +218,7 @@ impl Settings {
         let known: Vec<&'static str> = entries.iter().map(|(key, _)| *key).filter(|key| *key != "config").collect();
         let mut given = match file {
             None => BTreeMap::new(),
-            Some((path, text)) => file::parse(text, &known).map_err(|faults| {
+            Some((path, text)) => settings::parse(text, &known, "beyond-pg-sink serve").map_err(|faults| {
                 ConfigError(faults.into_iter().map(|fault| format!("--config {}: {fault}", path.display())).collect())
             })?,
         };

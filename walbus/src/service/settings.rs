@@ -1,15 +1,15 @@
-//! The TOML file of settings.
+//! The TOML file of a program's settings.
 
 use std::collections::BTreeMap;
 
 /// The most changed letters at which a key is still taken for a misspelling of another.
 const TYPOS_MAX: usize = 3;
 
-/// The settings in a file as texts, all of them among `known`.
+/// The settings in a file as texts, all of them among `known`; `program` is what lists them by its `--help`.
 ///
 /// # Errors
 /// With a line for each fault: what is no TOML, a key that is unknown, a value that is no plain one.
-pub(super) fn parse(text: &str, known: &[&'static str]) -> Result<BTreeMap<&'static str, String>, Vec<String>> {
+pub fn parse<'a>(text: &str, known: &[&'a str], program: &str) -> Result<BTreeMap<&'a str, String>, Vec<String>> {
     // The message alone: the parser also quotes the line it is about, which may be the one with the password.
     let table: toml::Table = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or("").matches('\n').count() + 1);
@@ -19,7 +19,7 @@ pub(super) fn parse(text: &str, known: &[&'static str]) -> Result<BTreeMap<&'sta
     let mut settings = BTreeMap::new();
     for (key, value) in table {
         let Some(&key) = known.iter().find(|known| **known == key) else {
-            faults.push(unknown(&key, known));
+            faults.push(unknown(&key, known, program));
             continue;
         };
         match plain(&value) {
@@ -43,12 +43,12 @@ fn plain(value: &toml::Value) -> Option<String> {
     }
 }
 
-fn unknown(key: &str, known: &[&str]) -> String {
+fn unknown(key: &str, known: &[&str], program: &str) -> String {
     let plain = key.to_ascii_lowercase().replace('_', "-");
     let near = known.iter().map(|known| (typos(&plain, known), known)).min().filter(|(typos, _)| *typos <= TYPOS_MAX);
     match near {
         Some((_, near)) => format!("there is no setting {key:?}: is {near} meant?"),
-        None => format!("there is no setting {key:?}: `beyond-pg-sink serve --help` lists them all"),
+        None => format!("there is no setting {key:?}: `{program} --help` lists them all"),
     }
 }
 
@@ -79,18 +79,21 @@ mod tests {
 
     #[test]
     fn plain_values_are_taken() {
-        let found = parse("keep-size = 7\nupstream = \"host=a\"\nhttps-name = [\"a\", \"b\"]", &KNOWN).unwrap();
+        let found =
+            parse("keep-size = 7\nupstream = \"host=a\"\nhttps-name = [\"a\", \"b\"]", &KNOWN, "beyond-pg-x serve").unwrap();
         assert_eq!(found, BTreeMap::from([("keep-size", "7".into()), ("upstream", "host=a".into()), ("https-name", "a,b".into())]));
     }
 
     #[test]
     fn every_fault_is_named() {
-        let faults = parse("keep_size = 1\nkeep-sise = 1\nwhatever = 1\nupstream = {}\nhttps-name = [1]", &KNOWN).unwrap_err();
+        let faults =
+            parse("keep_size = 1\nkeep-sise = 1\nwhatever = 1\nupstream = {}\nhttps-name = [1]", &KNOWN, "beyond-pg-x serve")
+                .unwrap_err();
         let expected = [
             "https-name is array: expected a text, a number, true or false",
             "there is no setting \"keep-sise\": is keep-size meant?",
             "there is no setting \"keep_size\": is keep-size meant?",
-            "there is no setting \"whatever\": `beyond-pg-sink serve --help` lists them all",
+            "there is no setting \"whatever\": `beyond-pg-x serve --help` lists them all",
             "upstream is table: expected a text, a number, true or false",
         ];
         let mut faults = faults;
@@ -102,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_quoted() {
-        let faults = parse("keep-size = 1\nupstream = \"password=sesame\" oops", &KNOWN).unwrap_err();
+        let faults = parse("keep-size = 1\nupstream = \"password=sesame\" oops", &KNOWN, "beyond-pg-x serve").unwrap_err();
         assert!(faults[0].starts_with("line 2: ") && !faults[0].contains("sesame"), "{faults:?}");
     }
 
@@ -117,7 +120,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_taken(text: String) {
-            drop(parse(&text, &KNOWN));
+            drop(parse(&text, &KNOWN, "x"));
         }
     }
 }
