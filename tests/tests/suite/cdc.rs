@@ -7,9 +7,12 @@ use harness::cdc::PUBLICATION;
 use harness::postgres::Setup;
 use harness::{Cdc, DEADLINE, Postgres};
 
+mod ascii;
 mod disk;
 mod signal;
 mod slot;
+mod source;
+mod walcat;
 
 /// A cluster that can be decoded, of this version.
 fn decoding(version: u32) -> Setup {

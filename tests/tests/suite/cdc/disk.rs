@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::{Cdc, FullDisk, Postgres, StopMode};
+use harness::{Cdc, DEADLINE, FullDisk, Postgres, StopMode, eventually};
 
 use super::{decoding, numbers, publish};
 
@@ -34,7 +34,10 @@ async fn a_full_disk_does_not_hold_up_the_primarys_shutdown_and_passes() -> Resu
     let said = cdc.wait_says("/readyz", "the session is ended").await?;
     ensure!(said.contains("503") && said.contains("disk_full") && said.contains("--data-dir"), "{said}");
     ensure!(cdc.get("/metrics").await?.contains("beyond_pg_cdc_disk_full_sessions_total 1\n"));
-    ensure!(cluster.value("SELECT active FROM pg_replication_slots").await? == "f", "the session is ended");
+    eventually(DEADLINE, "the primary to notice", async || {
+        Ok((cluster.value("SELECT active FROM pg_replication_slots").await? == "f").then_some(()))
+    })
+    .await?;
     // Nobody is waited for.
     let stopped = tokio::time::timeout(Duration::from_secs(30), cluster.stop(StopMode::Fast)).await;
     ensure!(stopped.is_ok_and(|stopped| stopped.is_ok()), "the primary does not shut down: {}", cluster.log());
