@@ -57,7 +57,7 @@ fn names_that_are_not_utf8_lose_nothing() {
         ("caf\u{e9}".as_bytes(), "caf\u{e9}"),
     ];
     for (name, read) in names {
-        let payload = Bytes::from(bytes(&[b"R", &OID, b"public\0", name, b"\0d\x00\x00"]));
+        let payload = bytes(&[b"R", &OID, b"public\0", name, b"\0d\x00\x00"]);
         let Ok((_, Message::Relation(relation))) = Message::parse(&payload, false, false) else { panic!("{name:?}") };
         assert_eq!(relation.name, read);
     }
