@@ -108,7 +108,7 @@ fn table(lines: &[Line]) -> String {
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table.trim_fmt() + "\n"
+    table.lines().map(|line| format!("{}\n", line.trim())).collect()
 }
 
 #[cfg(test)]

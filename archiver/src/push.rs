@@ -125,21 +125,20 @@ impl Ready {
     pub async fn put(&self, archive: &Archive) -> anyhow::Result<Put> {
         let (put, indexed) = tokio::join!(archive.put_sealed(&self.name, &self.sealed), self.put_index(archive));
         let put = put?;
-        indexed?;
+        match indexed {
+            // Another version's, or damaged: it can be made again, and the segment is what counts.
+            Err(error @ (StoreError::Conflict { .. } | StoreError::Damaged { .. })) => {
+                tracing::warn!("{error}; it is an index: `verify --repair` makes it again");
+            }
+            indexed => indexed?,
+        }
         Ok(put)
     }
 
-    async fn put_index(&self, archive: &Archive) -> anyhow::Result<()> {
+    async fn put_index(&self, archive: &Archive) -> Result<(), StoreError> {
         let Some((index, segment)) = self.index.as_ref().zip(self.name.segment()) else { return Ok(()) };
         let name = ObjectName::Index { system: index.system, segment: segment.clone() };
-        match archive.put(&name, index.encode()?.into()).await {
-            Ok(_) => Ok(()),
-            // Another version's, or damaged: it can be made again, and the segment is what counts.
-            Err(error @ (StoreError::Conflict { .. } | StoreError::Damaged { .. })) => {
-                tracing::warn!("{error}; `verify --repair` makes it again");
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
+        let json = index.encode().map_err(|error| StoreError::Settings { problem: error.to_string() })?;
+        archive.put(&name, json.into()).await.map(|_| ())
     }
 }

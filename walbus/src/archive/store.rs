@@ -264,7 +264,7 @@ impl Archive {
             });
         }
         // Whoever put it may have died before it was durable.
-        self.make_durable(path).await?;
+        self.make_durable(path, 0).await?;
         Ok(Put::Same)
     }
 
@@ -272,7 +272,7 @@ impl Archive {
     async fn create(&self, path: &Path, object: Bytes) -> Result<bool, StoreError> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.inner.store.put_opts(path, object.into(), options).await {
-            Ok(_) => self.make_durable(path).await.map(|()| true),
+            Ok(_) => self.make_durable(path, 2).await.map(|()| true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(error) => Err(StoreError::of(error, "put", self.shown(path))),
         }
@@ -291,7 +291,7 @@ impl Archive {
         self.retrying("put", &path, || async {
             let put = self.inner.store.put(&path, sealed.object.clone().into()).await;
             put.map_err(|error| StoreError::of(error, "put", self.shown(&path)))?;
-            self.make_durable(&path).await
+            self.make_durable(&path, 2).await
         })
         .await
     }
@@ -311,12 +311,15 @@ impl Archive {
         .await
     }
 
-    /// In a folder: syncs a file and all folders that lead to it, so that its name is as durable as its content.
-    async fn make_durable(&self, path: &Path) -> Result<(), StoreError> {
+    /// In a folder: syncs an object's file and all folders that lead to it, so that its name is as durable as its content. Where the
+    /// library has just put it, it has synced the file and its folder: `but` the first two are left out then. The folders above may have
+    /// been made by another process that has not synced them yet.
+    async fn make_durable(&self, path: &Path, but: usize) -> Result<(), StoreError> {
         let Some(folder) = self.inner.folder.clone() else { return Ok(()) };
         let file = path.parts().fold(folder.clone(), |path, part| path.join(part.as_ref()));
         let synced = tokio::task::spawn_blocking(move || {
-            file.ancestors().take_while(|path| path.starts_with(&folder)).try_for_each(|path| std::fs::File::open(path)?.sync_all())
+            let paths = file.ancestors().take_while(|path| path.starts_with(&folder)).skip(but);
+            paths.map(std::fs::File::open).try_for_each(|file| file?.sync_all())
         });
         synced.await.map_err(std::io::Error::other).flatten().map_err(|error| StoreError::Retry {
             doing: "sync",
