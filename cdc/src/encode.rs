@@ -30,7 +30,6 @@ mod wire;
 
 use crate::log::BatchMeta;
 use registry::Registry;
-use row::Scratch;
 
 /// Fields of `Batch` and `Transaction`.
 const BATCH_SCHEMAS: u32 = 1;
@@ -86,8 +85,6 @@ pub struct TransactionStart {
 pub struct Encoder {
     limits: Limits,
     registry: Registry,
-    scratch: Scratch,
-    change: Vec<u8>,
     truncated: Vec<u32>,
     open: Option<Open>,
     batch: Building,
@@ -163,8 +160,6 @@ impl Encoder {
         Self {
             limits,
             registry: Registry::new(known),
-            scratch: Scratch::default(),
-            change: Vec::new(),
             truncated: Vec::new(),
             open: None,
             batch: Building::default(),
@@ -205,13 +200,12 @@ impl Encoder {
         if self.open.as_ref().is_some_and(|open| open.changes.len() + open.schemas.bytes >= self.limits.batch_bytes) {
             self.part();
         }
-        let Self { registry, scratch, change: encoded, truncated, open, .. } = self;
+        let Self { registry, truncated, open, .. } = self;
         let open = open.as_mut().expect("a change is of a transaction that has begun");
         if change.position <= open.resumed_at {
             return;
         }
         assert!(change.position > open.last, "positions rise: {} after {}", change.position, open.last);
-        encoded.clear();
         truncated.clear();
         let plan = match &change.body {
             Body::Insert { relation, .. } | Body::Update { relation, .. } | Body::Delete { relation, .. } => {
@@ -229,8 +223,7 @@ impl Encoder {
             }
             Body::Message(_) => None,
         };
-        row::encode(change, plan, truncated, scratch, encoded);
-        wire::bytes(&mut open.changes, CHANGES, encoded);
+        wire::nested(&mut open.changes, CHANGES, |out| row::encode(change, plan, truncated, out));
         open.first.get_or_insert(change.position);
         open.last = change.position;
     }
@@ -310,7 +303,8 @@ impl Encoder {
             parted: true,
             suspended: false,
             resumed_at: open.resumed_at,
-            changes: Vec::with_capacity(open.changes.capacity()),
+            // As much as the last one had, unless a row was far larger than others are.
+            changes: Vec::with_capacity(open.changes.capacity().min(2 * self.limits.batch_bytes)),
             schemas: Definitions::default(),
             first: None,
             last: open.last,
@@ -323,7 +317,7 @@ impl Encoder {
 
     /// Puts a transaction, or a part, into the batch.
     fn add(&mut self, open: Open, part: v1::Part, end_lsn: Lsn, origin: Option<&str>, gid: Option<&str>) {
-        let Open { start, changes, schemas, first, last, .. } = open;
+        let Open { start, mut changes, schemas, first, last, .. } = open;
         let mut head = Vec::with_capacity(64);
         wire::unsigned(&mut head, COMMIT_LSN, start.commit_lsn.0);
         wire::unsigned(&mut head, END_LSN, end_lsn.0);
@@ -337,9 +331,17 @@ impl Encoder {
             wire::bytes(&mut head, GID, gid.as_bytes());
         }
         let batch = &mut self.batch;
-        wire::length(&mut batch.transactions, BATCH_TRANSACTIONS, head.len() + changes.len());
-        batch.transactions.extend_from_slice(&head);
-        batch.transactions.extend_from_slice(&changes);
+        let mut before = Vec::with_capacity(head.len() + 12);
+        wire::length(&mut before, BATCH_TRANSACTIONS, head.len() + changes.len());
+        before.extend_from_slice(&head);
+        // Large ones are alone in their batch, and are not copied on their way.
+        if batch.transactions.is_empty() {
+            wire::prepend(&mut changes, &before);
+            batch.transactions = changes;
+        } else {
+            batch.transactions.extend_from_slice(&before);
+            batch.transactions.extend_from_slice(&changes);
+        }
         batch.schemas.extend(schemas.schemas);
         let (first, time) = (first.unwrap_or(last), start.commit_time);
         let span = batch.span.get_or_insert(Span { first, last, time_min: time, time_max: time });
@@ -352,16 +354,20 @@ impl Encoder {
     }
 
     fn seal(&mut self, ends: bool, end_lsn: Lsn) {
-        let Building { transactions, schemas, span } = std::mem::take(&mut self.batch);
+        let Building { transactions: mut payload, schemas, span } = std::mem::take(&mut self.batch);
         let Some(Span { first, last, time_min, time_max }) = span else { return };
         let Definitions { schemas, .. } = schemas;
-        let mut payload = Vec::with_capacity(transactions.len() + 256);
-        for schema in &schemas {
-            wire::bytes(&mut payload, BATCH_SCHEMAS, &schema.encode_to_vec());
+        if !schemas.is_empty() {
+            let mut definitions = Vec::new();
+            for schema in &schemas {
+                wire::bytes(&mut definitions, BATCH_SCHEMAS, &schema.encode_to_vec());
+            }
+            wire::prepend(&mut payload, &definitions);
         }
-        payload.extend_from_slice(&transactions);
         let through = v1::Position { commit_lsn: last.commit_lsn.0, ordinal: last.ordinal };
         wire::bytes(&mut payload, BATCH_THROUGH, &through.encode_to_vec());
+        // The log's ring counts what is in it, and not the room that it had.
+        payload.shrink_to_fit();
         let meta = BatchMeta { first, last, end_lsn, time_min, time_max, ends, schemas: !schemas.is_empty() };
         self.ready.push_back(EncodedBatch { meta, payload: payload.into(), schemas });
     }

@@ -25,16 +25,9 @@ const DELETE: u64 = 3;
 const TRUNCATED: u64 = 4;
 const MESSAGED: u64 = 5;
 
-/// Room that is used over and over.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    row: Vec<u8>,
-    value: Vec<u8>,
-}
-
 /// Appends the fields of a `Change`. `plan` is that of its relation; a truncate's and a message's need none. `schemas` are the numbers of a
 /// truncate's tables.
-pub(super) fn encode(change: &Change, plan: Option<&Plan>, schemas: &[u32], scratch: &mut Scratch, out: &mut Vec<u8>) {
+pub(super) fn encode(change: &Change, plan: Option<&Plan>, schemas: &[u32], out: &mut Vec<u8>) {
     wire::unsigned(out, ORDINAL, u64::from(change.position.ordinal));
     let head = |out: &mut Vec<u8>, operation| {
         wire::unsigned(out, OPERATION, operation);
@@ -46,7 +39,7 @@ pub(super) fn encode(change: &Change, plan: Option<&Plan>, schemas: &[u32], scra
     match &change.body {
         Body::Insert { new, .. } => {
             head(out, INSERT);
-            row(out, NEW, columns, new, Missing::Null, scratch);
+            row(out, NEW, columns, new, Missing::Null);
         }
         Body::Update { old, new, .. } => {
             head(out, UPDATE);
@@ -55,14 +48,14 @@ pub(super) fn encode(change: &Change, plan: Option<&Plan>, schemas: &[u32], scra
                 Some(Old::Full(tuple)) => Missing::In(tuple),
                 _ => Missing::Null,
             };
-            row(out, NEW, columns, new, full, scratch);
+            row(out, NEW, columns, new, full);
             if let Some(old) = old {
-                old_row(out, columns, old, scratch);
+                old_row(out, columns, old);
             }
         }
         Body::Delete { old, .. } => {
             head(out, DELETE);
-            old_row(out, columns, old, scratch);
+            old_row(out, columns, old);
         }
         Body::Truncate { cascade, restart_identity, .. } => {
             head(out, TRUNCATED);
@@ -86,37 +79,34 @@ enum Missing<'a> {
     OutsideOfKey,
 }
 
-fn old_row(out: &mut Vec<u8>, columns: &[PlanColumn], old: &Old, scratch: &mut Scratch) {
+fn old_row(out: &mut Vec<u8>, columns: &[PlanColumn], old: &Old) {
     match old {
-        Old::Full(tuple) => row(out, OLD, columns, tuple, Missing::Null, scratch),
+        Old::Full(tuple) => row(out, OLD, columns, tuple, Missing::Null),
         Old::Key(tuple) => {
-            row(out, OLD, columns, tuple, Missing::OutsideOfKey, scratch);
+            row(out, OLD, columns, tuple, Missing::OutsideOfKey);
             wire::unsigned(out, OLD_IS_KEY, 1);
         }
     }
 }
 
-fn row(out: &mut Vec<u8>, field: u32, columns: &[PlanColumn], tuple: &Tuple, missing: Missing<'_>, scratch: &mut Scratch) {
-    let Scratch { row, value: encoded } = scratch;
-    row.clear();
+fn row(out: &mut Vec<u8>, field: u32, columns: &[PlanColumn], tuple: &Tuple, missing: Missing<'_>) {
     let mut full = match missing {
         Missing::In(tuple) => Some(tuple.values()),
         _ => None,
     };
-    for (column, sent) in columns.iter().zip(tuple.values()) {
-        let before = full.as_mut().and_then(Iterator::next);
-        encoded.clear();
-        match (sent, missing, before) {
-            (Value::Null, Missing::OutsideOfKey, _) if !column.key => {}
-            (Value::Null, ..) | (Value::Unchanged, _, Some(Value::Null)) => wire::unsigned(encoded, value::NULL, 1),
-            (Value::Text(text), ..) | (Value::Unchanged, _, Some(Value::Text(text))) => value::encode(column.kind, text, encoded),
-            // Never asked for: the session is started with text.
-            (Value::Binary(bytes), ..) => value::binary(bytes, encoded),
-            (Value::Unchanged, ..) => wire::unsigned(encoded, value::UNCHANGED, 1),
+    wire::nested(out, field, |out| {
+        for (column, sent) in columns.iter().zip(tuple.values()) {
+            let before = full.as_mut().and_then(Iterator::next);
+            wire::nested(out, VALUES, |out| match (sent, missing, before) {
+                (Value::Null, Missing::OutsideOfKey, _) if !column.key => {}
+                (Value::Null, ..) | (Value::Unchanged, _, Some(Value::Null)) => wire::unsigned(out, value::NULL, 1),
+                (Value::Text(text), ..) | (Value::Unchanged, _, Some(Value::Text(text))) => value::encode(column.kind, text, out),
+                // Never asked for: the session is started with text.
+                (Value::Binary(bytes), ..) => value::binary(bytes, out),
+                (Value::Unchanged, ..) => wire::unsigned(out, value::UNCHANGED, 1),
+            });
         }
-        wire::bytes(row, VALUES, encoded);
-    }
-    wire::bytes(out, field, row);
+    });
 }
 
 fn truncate(out: &mut Vec<u8>, schemas: &[u32], cascade: bool, restart_identity: bool) {
@@ -130,10 +120,10 @@ fn truncate(out: &mut Vec<u8>, schemas: &[u32], cascade: bool, restart_identity:
 }
 
 fn logical_message(out: &mut Vec<u8>, message: &LogicalMessage) {
-    let mut fields = Vec::with_capacity(message.prefix.len() + message.content.len() + 24);
-    wire::bytes(&mut fields, 1, message.prefix.as_bytes());
-    wire::bytes(&mut fields, 2, &message.content);
-    wire::unsigned(&mut fields, 3, u64::from(message.transactional));
-    wire::unsigned(&mut fields, 4, message.lsn.0);
-    wire::bytes(out, MESSAGE, &fields);
+    wire::nested(out, MESSAGE, |out| {
+        wire::bytes(out, 1, message.prefix.as_bytes());
+        wire::bytes(out, 2, &message.content);
+        wire::unsigned(out, 3, u64::from(message.transactional));
+        wire::unsigned(out, 4, message.lsn.0);
+    });
 }

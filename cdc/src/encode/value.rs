@@ -35,7 +35,7 @@ pub(super) fn encode(kind: ColumnKind, text: &[u8], out: &mut Vec<u8>) {
 pub(super) fn scalar(kind: Kind, text: &[u8], out: &mut Vec<u8>) {
     let written = match kind {
         Kind::Boolean => boolean(text).map(|value| wire::unsigned(out, BOOLEAN, u64::from(value))),
-        Kind::Bytes => hex(text).map(|value| wire::bytes(out, BYTES, &value)),
+        Kind::Bytes => hex(text, out),
         Kind::Date => time::date(text).map(|days| wire::zigzag(out, DATE, i64::from(days))),
         Kind::Float => ascii(text).and_then(|text| text.parse().ok()).map(|value| wire::double(out, FLOAT, value)),
         Kind::Integer => integer(text).map(|value| wire::zigzag(out, INTEGER, value)),
@@ -106,9 +106,14 @@ fn byte(digits: &[u8]) -> Option<u8> {
     }
 }
 
-/// `\x00ff`: `bytea_output = hex`.
-fn hex(text: &[u8]) -> Option<Vec<u8>> {
-    text.strip_prefix(b"\\x")?.chunks(2).map(byte).collect()
+/// `\x00ff`: `bytea_output = hex`. Appends nothing where it is none.
+fn hex(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let digits = text.strip_prefix(b"\\x")?;
+    let good = digits.len().is_multiple_of(2) && digits.iter().all(u8::is_ascii_hexdigit);
+    good.then(|| {
+        wire::length(out, BYTES, digits.len() / 2);
+        out.extend(digits.chunks_exact(2).filter_map(byte));
+    })
 }
 
 fn uuid(text: &[u8]) -> Option<[u8; 16]> {

@@ -55,9 +55,65 @@ pub(super) fn bytes(out: &mut Vec<u8>, field: u32, content: &[u8]) {
     out.extend_from_slice(content);
 }
 
+/// A message that `write` appends, with its length before it.
+#[inline]
+pub(super) fn nested(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    tag(out, field, LENGTH);
+    let at = out.len();
+    // One byte is enough for most. What is longer moves on, so that nothing is gathered elsewhere first, however large it is.
+    out.push(0);
+    write(out);
+    let len = out.len() - at - 1;
+    match u8::try_from(len) {
+        Ok(short @ 0..0x80) => out[at] = short,
+        _ => {
+            let mut head = Vec::with_capacity(10);
+            varint(&mut head, len as u64);
+            out.extend_from_slice(&head[1..]);
+            out.copy_within(at + 1..at + 1 + len, at + head.len());
+            out[at..at + head.len()].copy_from_slice(&head);
+        }
+    }
+}
+
+/// Puts something before what is there.
+pub(super) fn prepend(out: &mut Vec<u8>, before: &[u8]) {
+    let len = out.len();
+    out.extend_from_slice(before);
+    out.copy_within(..len, before.len());
+    out[..before.len()].copy_from_slice(before);
+}
+
 /// The head of something whose `len` bytes follow.
 #[inline]
 pub(super) fn length(out: &mut Vec<u8>, field: u32, len: usize) {
     tag(out, field, LENGTH);
     varint(out, len as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nested_message_has_its_length_before_it() {
+        for len in [0, 1, 127, 128, 16_383, 16_384, 3_000_000] {
+            let content: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            let (mut nested_in, mut copied) = (vec![7], vec![7]);
+            nested(&mut nested_in, 5, |out| nested(out, 300, |out| out.extend_from_slice(&content)));
+            let mut inner = Vec::new();
+            bytes(&mut inner, 300, &content);
+            bytes(&mut copied, 5, &inner);
+            assert!(nested_in == copied, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_put_before_moves_the_rest() {
+        for (before, there) in [("", "abc"), ("x", ""), ("x", "abc"), ("longer", "abc")] {
+            let mut out = there.as_bytes().to_vec();
+            prepend(&mut out, before.as_bytes());
+            assert_eq!(out, format!("{before}{there}").as_bytes());
+        }
+    }
 }

@@ -165,8 +165,20 @@ impl RecordHeader {
     /// # Panics
     /// Where the payload is not as long as the header says.
     pub fn write(&self, payload: &[u8], to: &mut Vec<u8>) {
-        assert_eq!(payload.len() as u64, u64::from(self.payload_bytes), "the header is that of another payload");
         let start = to.len();
+        to.extend(self.encode(payload));
+        to.extend(payload);
+        to.resize(start + usize::try_from(self.record_bytes()).unwrap_or(usize::MAX), 0);
+    }
+
+    /// What comes before the payload.
+    ///
+    /// # Panics
+    /// Where the payload is not as long as the header says.
+    #[must_use]
+    pub fn encode(&self, payload: &[u8]) -> [u8; RECORD_HEADER_BYTES] {
+        assert_eq!(payload.len() as u64, u64::from(self.payload_bytes), "the header is that of another payload");
+        let mut to = Vec::with_capacity(RECORD_HEADER_BYTES);
         to.extend([0; 4]);
         to.extend(self.payload_bytes.to_le_bytes());
         let kind = match self.kind {
@@ -184,11 +196,10 @@ impl RecordHeader {
         to.extend(self.meta.time_min.to_le_bytes());
         to.extend(self.meta.time_max.to_le_bytes());
         to.extend(self.durable.to_le_bytes());
-        assert_eq!(to.len() - start, RECORD_HEADER_BYTES);
-        to.extend(payload);
-        let crc = checksum(&to[start + 4..]);
-        to[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-        to.resize(start + usize::try_from(self.record_bytes()).unwrap_or(usize::MAX), 0);
+        let mut header: [u8; RECORD_HEADER_BYTES] = to.try_into().expect("the fields of a header are as long as it");
+        let crc = checksum_of(&[&header[4..], payload]);
+        header[..4].copy_from_slice(&crc.to_le_bytes());
+        header
     }
 }
 
@@ -311,6 +322,13 @@ pub const fn low_half(number: u64) -> u32 {
 pub(super) fn checksum(bytes: &[u8]) -> u32 {
     // A checksum of 32 bits in 64.
     (crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) & 0xFFFF_FFFF) as u32
+}
+
+/// CRC-32C of pieces that follow each other.
+pub(super) fn checksum_of(pieces: &[&[u8]]) -> u32 {
+    let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
+    pieces.iter().for_each(|piece| digest.update(piece));
+    (digest.finalize() & 0xFFFF_FFFF) as u32
 }
 
 /// The first bytes of `rest`, which is moved on; zeros where it is too short, which the callers' lengths rule out.

@@ -14,7 +14,8 @@ use super::Shared;
 use super::index::SegmentIndex;
 use super::job::{Done, Job, Made, Task};
 use super::layout::{
-    BatchMeta, NO_TIME, PAYLOAD_BYTES_MAX, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, low_half, record_bytes,
+    BatchMeta, NO_TIME, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader,
+    low_half, record_bytes,
 };
 use super::names::{SPARE_PREFIX, file_of};
 use super::ring::Entry;
@@ -23,6 +24,9 @@ use super::state::{Place, Sealed};
 
 /// How large a record of definitions gets at the start of a segment, in bytes, before another one is begun.
 const SCHEMAS_BYTES: usize = 1 << 20;
+
+/// The largest payload that is copied together with its header, so that one write is enough.
+const COPIED_BYTES_MAX: usize = 1 << 20;
 
 /// Appends to the log, and makes durable what was appended. There is one of it.
 ///
@@ -133,11 +137,7 @@ impl<D: Disk> Writer<D> {
         }
         let segment = low_half(self.number);
         let record = RecordHeader { kind: RecordKind::Batch, meta, payload_bytes, segment, durable: self.durable };
-        self.buffer.clear();
-        record.write(&payload, &mut self.buffer);
-        self.failed = true;
-        self.file.write_at(&self.buffer, self.offset)?;
-        self.failed = false;
+        self.write(&record, &payload)?;
 
         self.offset += record.record_bytes();
         self.last = meta.last;
@@ -219,6 +219,24 @@ impl<D: Disk> Writer<D> {
     /// Takes note that the job under way has failed, as with a full disk: a spare is asked for again.
     pub const fn job_failed(&mut self) {
         self.spares_under_way = 0;
+    }
+
+    fn write(&mut self, record: &RecordHeader, payload: &[u8]) -> io::Result<()> {
+        self.buffer.clear();
+        self.failed = true;
+        if payload.len() <= COPIED_BYTES_MAX {
+            record.write(payload, &mut self.buffer);
+            self.file.write_at(&self.buffer, self.offset)?;
+        } else {
+            let payload_at = self.offset + RECORD_HEADER_BYTES as u64;
+            let end = payload_at + payload.len() as u64;
+            let padding = usize::try_from(self.offset + record.record_bytes() - end).unwrap_or_default();
+            self.file.write_at(&record.encode(payload), self.offset)?;
+            self.file.write_at(payload, payload_at)?;
+            self.file.write_at(&[0; 8][..padding], end)?;
+        }
+        self.failed = false;
+        Ok(())
     }
 
     fn check(&self, meta: &BatchMeta, payload: &Bytes, new_schemas: &[v1::Schema]) {

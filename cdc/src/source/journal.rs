@@ -22,6 +22,8 @@ use crate::state::ServerState;
 pub(super) const GROUP_COMMIT_INTERVAL: Duration = Duration::from_millis(1);
 /// How many batches may wait. While they do, more is put into the next one, and then the primary waits.
 const BATCHES_WAITING: usize = 2;
+/// A batch with more bytes is not followed by another one before it, or the one before it, is durable: rows may be as large as a gigabyte.
+const LARGE_BYTES: usize = 4 << 20;
 /// How many bytes one fsync may cover.
 const SYNC_BYTES: usize = 8 << 20;
 /// How often room on the disk is looked for.
@@ -31,6 +33,8 @@ const ROOM_RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Journal {
     batches: mpsc::Sender<EncodedBatch>,
+    /// Whether a large one was given, and nothing has become durable since.
+    large: bool,
     /// Changes with each fsync that has made something durable.
     synced: watch::Receiver<()>,
     /// Since when the disk is full.
@@ -77,19 +81,22 @@ impl Journal {
                 drop(end.send(fatal));
             }
         })?;
-        Ok(Self { batches, synced, full, full_max, ended })
+        Ok(Self { batches, large: false, synced, full, full_max, ended })
     }
 
     /// The next word of the thread; of room only where that is wanted. Cancellation-safe.
     pub(super) async fn next(&mut self, wants_room: bool) -> Word {
-        let Self { batches, synced, full, full_max, ended } = self;
+        let Self { batches, large, synced, full, full_max, ended } = self;
         let too_long = full.borrow().map(|since| since + *full_max);
         loop {
             return tokio::select! {
                 biased;
                 fatal = &mut *ended => Word::Ended(fatal.unwrap_or(Fatal::Died)),
-                Ok(()) = synced.changed() => Word::Synced,
-                room = batches.reserve(), if wants_room => match room {
+                Ok(()) = synced.changed() => {
+                    *large = false;
+                    Word::Synced
+                }
+                room = batches.reserve(), if wants_room && !*large => match room {
                     Ok(_) => Word::Room,
                     Err(_) => Word::Ended(Fatal::Died),
                 },
@@ -125,7 +132,8 @@ impl Journal {
     }
 
     /// Gives a batch for which there is room: [`Word::Room`] has come, and none was given since.
-    pub(super) fn give(&self, batch: EncodedBatch) -> Result<(), Fatal> {
+    pub(super) fn give(&mut self, batch: EncodedBatch) -> Result<(), Fatal> {
+        self.large = batch.payload.len() > LARGE_BYTES;
         self.batches.try_send(batch).map_err(|_| Fatal::Died)
     }
 

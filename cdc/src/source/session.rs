@@ -308,6 +308,8 @@ impl Pump<'_> {
                     given = self.give(session, stream) => given?,
                 }
             }
+            // Before the next one is read: each may be large.
+            drop(change);
             next = replay.poll_change()?;
         }
         self.commit(session, &transaction);

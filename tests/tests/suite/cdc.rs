@@ -9,6 +9,7 @@ use harness::{Cdc, DEADLINE, Postgres};
 
 mod ascii;
 mod disk;
+mod memory;
 mod signal;
 mod slot;
 mod source;

@@ -12,6 +12,8 @@ const READ_BYTES_MIN: usize = 16 * 1024;
 const READ_BYTES_MAX: usize = 256 * 1024;
 /// How many reads' room one allocation has, so that few messages lie across two of them.
 const READS_PER_BLOCK: usize = 4;
+/// A block that a large message made larger than this is given back behind it.
+const KEPT_BYTES_MAX: usize = 4 << 20;
 /// After how many small reads in a row the room shrinks.
 const SMALL_READS: u32 = 64;
 
@@ -66,6 +68,10 @@ impl ReadBuffer {
         let block_bytes = self.read_bytes * READS_PER_BLOCK;
         // Where nothing is held of the block, it starts over at its front: nothing is copied, and its memory is in the cache.
         let at_front = self.buf.is_empty() && self.buf.try_reclaim(block_bytes);
+        if at_front && self.buf.capacity() > KEPT_BYTES_MAX {
+            self.buf = BytesMut::with_capacity(block_bytes);
+            self.blocks += 1;
+        }
         if !at_front && self.spare() < self.read_bytes {
             // The beginning of a message moves to the front, if the rest of the block is free.
             let moved = self.buf.try_reclaim(self.read_bytes);
@@ -159,6 +165,14 @@ mod tests {
             }
             assert_eq!(buffer.blocks(), warm, "80 MB in pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn a_large_message_leaves_no_large_block() {
+        let mut buffer = ReadBuffer::new(64 << 20);
+        read(&mut buffer, &messages([100, 20 << 20, 100]), 60_000, 0);
+        buffer.room().unwrap();
+        assert!(buffer.buf.capacity() <= READ_BYTES_MAX * READS_PER_BLOCK, "{}", buffer.buf.capacity());
     }
 
     #[test]
