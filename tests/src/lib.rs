@@ -14,6 +14,7 @@
 //! root, and such tests say so where they are skipped.
 
 pub mod account;
+pub mod archiver;
 pub mod cdc;
 pub mod compare;
 pub mod crash;
@@ -33,6 +34,7 @@ mod wait;
 pub mod walsender;
 
 pub use account::Account;
+pub use archiver::Archiver;
 pub use cdc::Cdc;
 pub use compare::{Held, compare, download};
 pub use disk::{FailingSync, FullDisk};

@@ -1,6 +1,7 @@
 //! The end-to-end suite: one program, so that it is linked once.
 
 mod suite {
+    mod archive;
     mod bytes;
     mod cdc;
     mod crash;

@@ -18,9 +18,9 @@ struct Args {
     #[arg(long)]
     folder: PathBuf,
 
-    /// Syncs nothing: for measurements in which its disk has no part.
+    /// Syncs what it acknowledges: it survives the loss of power as well.
     #[arg(long)]
-    no_sync: bool,
+    sync: bool,
 }
 
 #[tokio::main]
@@ -28,5 +28,5 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let listener = TcpListener::bind(args.listen).with_context(|| format!("listen on {}", args.listen))?;
     println!("listening on http://{}", listener.local_addr()?);
-    harness::s3::serve(listener, &args.folder, !args.no_sync).await
+    harness::s3::serve(listener, &args.folder, args.sync).await
 }
