@@ -6,10 +6,15 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::fetch::{self, FetchArgs};
+use crate::locate::{self, LocateArgs};
 use crate::ls::{self, LsArgs};
 use crate::probe::{self, ProbeArgs};
+use crate::prune::{self, PruneArgs};
 use crate::push::{self, PushArgs};
+use crate::restore::{self, RestoreArgs};
 use crate::settings;
+use crate::verify::{self, VerifyArgs};
+use crate::window::{self, WindowArgs};
 
 const EXAMPLE: &str = "\
 Example, in postgresql.conf:
@@ -45,15 +50,25 @@ enum Command {
     /// Bring a file of WAL back: for restore_command.
     #[command(display_order = 2)]
     Fetch(FetchArgs),
+    #[command(display_order = 4)]
+    Locate(LocateArgs),
     /// List what is in the archive.
     #[command(display_order = 10)]
     Ls(LsArgs),
     /// Try whether the store can be reached, and keeps to conditions.
     #[command(display_order = 9)]
     Probe(ProbeArgs),
+    #[command(display_order = 8)]
+    Prune(PruneArgs),
     /// Put a file of WAL into the archive: for archive_command.
     #[command(display_order = 1)]
     Push(PushArgs),
+    #[command(display_order = 5)]
+    Restore(RestoreArgs),
+    #[command(display_order = 7)]
+    Verify(VerifyArgs),
+    #[command(display_order = 3)]
+    Window(WindowArgs),
 }
 
 impl Command {
@@ -61,7 +76,14 @@ impl Command {
     const fn failure(&self) -> u8 {
         match self {
             Self::Fetch(_) => fetch::DOUBT,
-            Self::Ls(_) | Self::Probe(_) | Self::Push(_) => 1,
+            Self::Locate(_)
+            | Self::Ls(_)
+            | Self::Probe(_)
+            | Self::Prune(_)
+            | Self::Push(_)
+            | Self::Restore(_)
+            | Self::Verify(_)
+            | Self::Window(_) => 1,
         }
     }
 }
@@ -105,9 +127,14 @@ fn run(program: Program) -> anyhow::Result<ExitCode> {
     }
     match program.command {
         Command::Fetch(args) => alone(fetch::run(args)),
+        Command::Locate(args) => alone(locate::run(args)),
         Command::Ls(args) => alone(ls::run(args)),
         Command::Probe(args) => alone(probe::run(args)),
+        Command::Prune(args) => alone(prune::run(args)),
         Command::Push(args) => alone(push::run(args)),
+        Command::Restore(args) => alone(restore::run(args)),
+        Command::Verify(args) => alone(verify::run(args)),
+        Command::Window(args) => alone(window::run(args)),
     }
 }
 

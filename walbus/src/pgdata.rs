@@ -14,7 +14,7 @@ mod owned;
 mod running;
 mod settings;
 
-pub use label::{BackupLabel, LabelError};
+pub use label::{BackupHistory, BackupLabel, LabelError};
 #[cfg(feature = "disk")]
 pub use owned::{NotOwner, OwnedDisk, Owner, read_whole};
 #[cfg(feature = "disk")]

@@ -130,6 +130,9 @@ fn compare_control(cluster: &Cluster) {
     assert_eq!(control.timeline.to_string(), said("Latest checkpoint's TimeLineID"));
     assert_eq!(control.previous_timeline.to_string(), said("Latest checkpoint's PrevTimeLineID"));
     assert_eq!(control.full_page_writes, said("Latest checkpoint's full_page_writes") == "on");
+    // Printed in a form of the locale's. The file is written when the checkpoint has ended, at the latest when the server stops.
+    let since_checkpoint_s = control.time_unix_s - control.checkpoint_time_unix_s;
+    assert!((0..3600).contains(&since_checkpoint_s), "{control:?}");
     assert_eq!(control.min_recovery_point, lsn("Minimum recovery ending location"));
     let min_timeline = control.min_recovery_timeline.map_or(0, Timeline::get);
     assert_eq!(min_timeline.to_string(), said("Min recovery ending loc's timeline"));

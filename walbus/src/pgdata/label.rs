@@ -19,6 +19,23 @@ pub struct BackupLabel {
     pub from_standby: bool,
 }
 
+/// What a backup history file says: `SEGMENT.OFFSET.backup`, archived when a base backup has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupHistory {
+    /// What the backup's `backup_label` says.
+    pub label: BackupLabel,
+    /// The backup's end: from here on its copy is consistent.
+    pub stop: Lsn,
+    /// The timeline of that.
+    pub stop_timeline: Timeline,
+    /// The backup's name, as it was given.
+    pub name: String,
+    /// When it began, in the server's words and `log_timezone`.
+    pub start_time: String,
+    /// When it ended, likewise.
+    pub stop_time: String,
+}
+
 /// A text that is no label that Postgres 15 to 18 would start from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LabelError {
@@ -36,10 +53,7 @@ impl BackupLabel {
     /// # Errors
     /// Where Postgres would not start from it.
     pub fn parse(text: &str) -> Result<Self, LabelError> {
-        let field = |name: &'static str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            value.map(str::trim).ok_or(LabelError::Line(name))
-        };
+        let field = |name| field(text, name);
         if field("INCREMENTAL FROM LSN").is_ok() {
             return Err(LabelError::Incremental);
         }
@@ -63,6 +77,36 @@ impl BackupLabel {
             from_standby: field("BACKUP FROM") == Ok("standby"),
         })
     }
+}
+
+impl BackupHistory {
+    /// Reads the file's text.
+    ///
+    /// # Errors
+    /// Where a line is missing or can't be read.
+    pub fn parse(text: &str) -> Result<Self, LabelError> {
+        const STOP: &str = "STOP WAL LOCATION";
+        let label = BackupLabel::parse(text)?;
+        let stop = field(text, STOP)?.split(' ').next().and_then(|lsn| lsn.parse().ok()).ok_or(LabelError::Line(STOP))?;
+        let stop_timeline = match field(text, "STOP TIMELINE") {
+            Ok(said) => said.parse().ok().and_then(Timeline::new).ok_or(LabelError::Line("STOP TIMELINE"))?,
+            Err(_) => label.timeline,
+        };
+        let text_of = |name| field(text, name).unwrap_or_default().to_owned();
+        Ok(Self {
+            label,
+            stop,
+            stop_timeline,
+            name: text_of("LABEL"),
+            start_time: text_of("START TIME"),
+            stop_time: text_of("STOP TIME"),
+        })
+    }
+}
+
+fn field<'a>(text: &'a str, name: &'static str) -> Result<&'a str, LabelError> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    value.map(str::trim).ok_or(LabelError::Line(name))
 }
 
 #[cfg(test)]
@@ -90,5 +134,17 @@ mod tests {
         assert_eq!(BackupLabel::parse(&incremental), Err(LabelError::Incremental));
         let no_lsn = LABEL.replace("0/2000060", "somewhere");
         assert_eq!(BackupLabel::parse(&no_lsn), Err(LabelError::Line("CHECKPOINT LOCATION")));
+    }
+
+    #[test]
+    fn a_backup_history_of_postgres() {
+        let text = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n\
+             STOP WAL LOCATION: 0/2000158 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2000080\n\
+             BACKUP METHOD: streamed\nBACKUP FROM: primary\nSTART TIME: 2026-11-20 11:00:00 UTC\nLABEL: nightly\nSTART TIMELINE: 1\n\
+             STOP TIME: 2026-11-20 11:05:00 UTC\nSTOP TIMELINE: 1\n";
+        let history = BackupHistory::parse(text).unwrap();
+        assert_eq!((history.label.start, history.stop, history.stop_timeline.get()), (Lsn(0x200_0028), Lsn(0x200_0158), 1));
+        assert_eq!((history.name.as_str(), history.stop_time.as_str()), ("nightly", "2026-11-20 11:05:00 UTC"));
+        assert_eq!(BackupHistory::parse(LABEL), Err(LabelError::Line("STOP WAL LOCATION")));
     }
 }

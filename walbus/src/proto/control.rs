@@ -4,6 +4,7 @@
 //! ```text
 //!   byte 0 system identifier (8) │ 8 version (4) │ 12 catalog version (4) │ 16 state (4) │ 24 time (8) │ 32 checkpoint (8)
 //!   40 copy of the checkpoint's record (88): 40 redo (8) │ 48 timeline (4) │ 52 previous one (4) │ 56 full_page_writes (1)
+//!   104 its time (8)
 //!   136 minimum recovery point (8) │ 144 its timeline (4) │ 152 backup start (8) │ 160 backup end (8) │ 168 end required (1)
 //!   172 wal_level (4) │ 216 block size (4) │ 224 WAL page size (4) │ 228 segment size (4) │ 252 checksums (4)
 //!   288 CRC-32C of all before it (4); from Postgres 18 on at 292
@@ -48,6 +49,8 @@ pub struct Control {
     pub timeline: Timeline,
     /// The timeline before it where that checkpoint began one, otherwise the same.
     pub previous_timeline: Timeline,
+    /// When the last checkpoint was made, in seconds since 1970-01-01 UTC.
+    pub checkpoint_time_unix_s: i64,
     /// `full_page_writes` at the last checkpoint.
     pub full_page_writes: bool,
     /// Replay must reach this position before the data is consistent; `0/0` where archive recovery is not under way.
@@ -180,6 +183,7 @@ impl Control {
             redo: position(40)?,
             timeline: timeline(48, "timeline")?,
             previous_timeline: timeline(52, "previous timeline")?,
+            checkpoint_time_unix_s: i64_at(used, 104).ok_or(ControlError::Field("length"))?,
             full_page_writes: flag(56, "full_page_writes")?,
             min_recovery_point: position(136)?,
             min_recovery_timeline: Timeline::new(number(144)?),
