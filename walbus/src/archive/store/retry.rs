@@ -24,7 +24,12 @@ impl Archive {
             loop {
                 match attempt().await {
                     Err(error @ StoreError::Retry { .. }) => {
-                        tracing::warn!(pause_ms = pause.as_millis(), "{error}; trying again");
+                        // Said once: the rest is the same, and the last one is what the call ends with.
+                        if last.is_none() {
+                            tracing::warn!("{error}; trying again for up to {:.0} s", timeout.as_secs_f64());
+                        } else {
+                            tracing::debug!(pause_ms = pause.as_millis(), "{error}");
+                        }
                         last = Some(error);
                     }
                     done => return done,
