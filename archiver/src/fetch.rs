@@ -14,6 +14,9 @@ use walbus::proto::control::Control;
 use walbus::proto::wal::Scan;
 use walbus::{Lsn, Segment, SegmentName};
 
+use crate::daemon;
+use crate::daemon::client::{self, Asked};
+use crate::daemon::line::Request;
 use crate::pgdata::DataFolder;
 use crate::settings::StoreArgs;
 use crate::walfile;
@@ -50,9 +53,52 @@ pub struct FetchArgs {
     #[arg(long)]
     pub no_tail: bool,
 
+    /// Where the daemon (`serve`) listens, if there is one [default: .s.beyond-pg-archiver in the data folder's pg_wal].
+    #[arg(long, value_name = "PATH", env = "BEYOND_PG_ARCHIVE_SOCKET")]
+    pub socket: Option<PathBuf>,
+
     /// Where the archive is.
     #[command(flatten)]
     pub store: StoreArgs,
+}
+
+/// Asks the daemon, if there is one, for a whole segment, and puts it in its place. Says whether it is there; if not, it is for [`run`].
+#[must_use]
+pub fn is_given_by_daemon(args: &FetchArgs) -> bool {
+    // All else is small, or may be there in part: that takes a look into the store.
+    let Ok(segment) = args.name.parse::<SegmentName>() else { return false };
+    let socket = daemon::socket_of(args.socket.as_deref(), args.pgdata.as_deref(), &args.path);
+    // What is wrong with the settings or the folder is told when the work is done without the daemon.
+    let (Ok(archive), Ok(folder)) = (args.store.hash(), DataFolder::find(args.pgdata.as_deref(), &args.path)) else { return false };
+    let Control { system, segment: size, .. } = folder.control;
+    match client::ask(&socket, &Request::Fetch { archive, system, segment }, args.store.timeout) {
+        Asked::Here(file, connection) => {
+            let placed = place(&file, &args.path, size.bytes());
+            drop(connection);
+            if let Err(error) = &placed {
+                tracing::warn!(%error, "what the daemon gave can't be put to {}; it is fetched without it", args.path.display());
+            }
+            placed.is_ok()
+        }
+        Asked::Nobody | Asked::Stored => false,
+        Asked::Yourself(reason) => {
+            tracing::info!("{reason}; {} is fetched without it", args.name);
+            false
+        }
+    }
+}
+
+/// Moves a file of the daemon's to where it is wanted; copies it where that is another file system. It is synced already, and whole under
+/// its name.
+#[expect(clippy::disallowed_methods, reason = "the file is synced, and Postgres syncs the name when it gives it another")]
+fn place(file: &Path, path: &Path, bytes: u64) -> std::io::Result<()> {
+    if file.metadata()?.len() != bytes {
+        return Err(std::io::Error::other("it has not the length of a segment"));
+    }
+    match std::fs::rename(file, path) {
+        Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => write(path, &std::fs::read(file)?),
+        renamed => renamed,
+    }
 }
 
 /// Runs the command.

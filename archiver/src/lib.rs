@@ -3,7 +3,7 @@
 //! ```text
 //!   archive_command ──▶ push ──▶ walfile (is it what its name says?) ──▶ walbus::archive ──▶ store
 //!   restore_command ◀── fetch ◀── walfile ◀───────────────────────────────────┤
-//!                                                                             ▼
+//!                         push, fetch ── daemon: may say yes ──▶ serve           ▼
 //!   window, locate, restore, verify, prune ◀── search ◀── records ◀── holdings (what is held)
 //!                  │
 //!                  └── plan: chains, targets, bases, decided out of names, indexes and histories
@@ -12,6 +12,7 @@
 //! What the objects are called and what is in them is [`walbus::archive`]'s; this crate is the program.
 
 pub mod cluster;
+pub mod daemon;
 pub mod fetch;
 pub mod holdings;
 pub mod locate;
@@ -27,6 +28,7 @@ pub mod push;
 pub mod records;
 pub mod restore;
 pub mod search;
+pub mod serve;
 pub mod settings;
 pub mod verify;
 pub mod walfile;

@@ -12,6 +12,7 @@ use crate::probe::{self, ProbeArgs};
 use crate::prune::{self, PruneArgs};
 use crate::push::{self, PushArgs};
 use crate::restore::{self, RestoreArgs};
+use crate::serve::{self, ServeArgs};
 use crate::settings;
 use crate::verify::{self, VerifyArgs};
 use crate::window::{self, WindowArgs};
@@ -36,7 +37,7 @@ Try it first:
 #[derive(Debug, Parser)]
 #[command(name = "beyond-pg-archiver", version, max_term_width = 110, after_help = EXAMPLE)]
 struct Program {
-    /// What is logged to stderr: error, warn, info, debug, or a filter as tracing's EnvFilter takes it [default: warn].
+    /// What is logged to stderr: error, warn, info, debug, or a filter as tracing's EnvFilter takes it [default: warn, info for serve].
     #[arg(long, value_name = "LEVEL", env = "BEYOND_PG_ARCHIVE_LOG_LEVEL", global = true, display_order = 100)]
     log_level: Option<String>,
 
@@ -65,6 +66,9 @@ enum Command {
     Push(PushArgs),
     #[command(display_order = 5)]
     Restore(RestoreArgs),
+    /// Upload WAL before Postgres asks for it, and fetch what recovery asks for next: a daemon beside Postgres.
+    #[command(display_order = 2)]
+    Serve(Box<ServeArgs>),
     #[command(display_order = 7)]
     Verify(VerifyArgs),
     #[command(display_order = 3)]
@@ -82,6 +86,7 @@ impl Command {
             | Self::Prune(_)
             | Self::Push(_)
             | Self::Restore(_)
+            | Self::Serve(_)
             | Self::Verify(_)
             | Self::Window(_) => 1,
         }
@@ -121,18 +126,23 @@ pub fn main() -> ExitCode {
 }
 
 fn run(program: Program) -> anyhow::Result<ExitCode> {
-    settings::log(program.log_level.as_deref().unwrap_or("warn"))?;
+    // A daemon tells of what it does; a command that succeeds has nothing to say.
+    let level = if matches!(program.command, Command::Serve(_)) { "info" } else { "warn" };
+    settings::log(program.log_level.as_deref().unwrap_or(level))?;
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         anyhow::bail!("another provider of cryptography is installed in this process");
     }
     match program.command {
+        Command::Fetch(args) if fetch::is_given_by_daemon(&args) => Ok(ExitCode::SUCCESS),
         Command::Fetch(args) => alone(fetch::run(args)),
         Command::Locate(args) => alone(locate::run(args)),
         Command::Ls(args) => alone(ls::run(args)),
         Command::Probe(args) => alone(probe::run(args)),
         Command::Prune(args) => alone(prune::run(args)),
+        Command::Push(args) if push::is_stored_by_daemon(&args) => Ok(ExitCode::SUCCESS),
         Command::Push(args) => alone(push::run(args)),
         Command::Restore(args) => alone(restore::run(args)),
+        Command::Serve(args) => serve::run(*args),
         Command::Verify(args) => alone(verify::run(args)),
         Command::Window(args) => alone(window::run(args)),
     }

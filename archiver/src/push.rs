@@ -10,6 +10,9 @@ use walbus::archive::layout::ObjectName;
 use walbus::archive::store::{Archive, Put, StoreError};
 use walbus::{Segment, SegmentSize, SystemId};
 
+use crate::daemon;
+use crate::daemon::client::{self, Asked};
+use crate::daemon::line::Request;
 use crate::pgdata::DataFolder;
 use crate::settings::StoreArgs;
 use crate::walfile::{self, WalFile};
@@ -29,9 +32,31 @@ pub struct PushArgs {
     #[arg(long, value_name = "DIR", env = "BEYOND_PG_ARCHIVE_PGDATA")]
     pub pgdata: Option<PathBuf>,
 
+    /// Where the daemon (`serve`) listens, if there is one [default: .s.beyond-pg-archiver in the data folder's pg_wal].
+    #[arg(long, value_name = "PATH", env = "BEYOND_PG_ARCHIVE_SOCKET")]
+    pub socket: Option<PathBuf>,
+
     /// Where the archive is.
     #[command(flatten)]
     pub store: StoreArgs,
+}
+
+/// Asks the daemon, if there is one: whether the store has the file. Whatever is not a clear yes leaves it to [`run`].
+#[must_use]
+pub fn is_stored_by_daemon(args: &PushArgs) -> bool {
+    let socket = daemon::socket_of(args.socket.as_deref(), args.pgdata.as_deref(), &args.path);
+    let name = args.path.file_name().and_then(|name| name.to_str());
+    // What is wrong with the settings or the file is told when the work is done without the daemon.
+    let (Some(name), Ok(archive), Ok(meta)) = (name, args.store.hash(), args.path.metadata()) else { return false };
+    let request = Request::Push { archive, name: name.to_owned(), identity: daemon::identity(&meta) };
+    match client::ask(&socket, &request, args.store.timeout) {
+        Asked::Stored => true,
+        Asked::Here(..) | Asked::Nobody => false,
+        Asked::Yourself(reason) => {
+            tracing::warn!("{reason}; {name} is pushed without it");
+            false
+        }
+    }
 }
 
 /// Runs the command.
@@ -47,6 +72,14 @@ pub async fn run(args: PushArgs) -> anyhow::Result<ExitCode> {
     let put = ready?.put(&archive).await?;
     tracing::info!(object = archive.url_of(&file.name), ?put, "pushed");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Puts a file into the archive, with the index of what is in it. [`Archive::probe`] must have been called.
+///
+/// # Errors
+/// Where the store has not acknowledged both: a [`StoreError`], or a defect of the packing.
+pub async fn archive_file(file: &File, archive: &Archive) -> anyhow::Result<Put> {
+    file.prepare(archive).await?.put(archive).await
 }
 
 /// A file of Postgres that is what its name says.
@@ -78,12 +111,20 @@ impl File {
     pub fn read(path: &Path, pgdata: Option<&Path>) -> anyhow::Result<Self> {
         let folder = DataFolder::find(pgdata, path)?;
         let (system, size) = (folder.control.system, folder.control.segment);
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| ObjectName::of_file(system, name));
-        let name = name.with_context(|| {
-            format!("{}: its name is of no file that Postgres archives (a segment, .partial, .history or .backup)", path.display())
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let content = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        Self::check(name, content.into(), system, size).with_context(|| path.display().to_string())
+    }
+
+    /// The file of that name and content, of the cluster `system` with segments of `size`.
+    ///
+    /// # Errors
+    /// Where it is not what its name says.
+    pub fn check(file: &str, content: Bytes, system: SystemId, size: SegmentSize) -> anyhow::Result<Self> {
+        let name = ObjectName::of_file(system, file).with_context(|| {
+            format!("{file:?} is the name of no file that Postgres archives (a segment, .partial, .history or .backup)")
         })?;
-        let content: Bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?.into();
-        let kind = walfile::check(&name, &content, system, size).with_context(|| path.display().to_string())?;
+        let kind = walfile::check(&name, &content, system, size)?;
         Ok(Self { name, kind, content, size, system })
     }
 

@@ -6,11 +6,22 @@ use std::time::Duration;
 
 use anyhow::Context;
 use walbus::SystemId;
+use walbus::archive::envelope::{ContentHash, sha256};
 use walbus::archive::key::{Key, Keys};
 use walbus::archive::store::{Archive, Options};
 use walbus::units::parse_duration;
 
 use crate::pgdata::DataFolder;
+
+/// The variables that say where a store of some name is.
+const PLACES: [&str; 6] = [
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_PROFILE",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+    "AZURE_STORAGE_ENDPOINT",
+    "GOOGLE_BASE_URL",
+];
 
 /// Where the archive is, and how to get at it.
 #[derive(Debug, Clone, clap::Args)]
@@ -57,11 +68,19 @@ impl StoreArgs {
     /// # Errors
     /// Where a setting is missing or wrong; the text names it.
     pub fn archive(&self) -> anyhow::Result<Archive> {
-        let store = self.store.as_deref().filter(|store| !store.is_empty());
-        let store = store.context(
-            "no archive is named: say --store URL, or set BEYOND_PG_ARCHIVE_STORE, to s3://bucket/prefix, gs://bucket/prefix, \
-             az://container/prefix or file:///folder",
-        )?;
+        self.open(true)
+    }
+
+    /// The same, for a daemon, which tries again by itself.
+    ///
+    /// # Errors
+    /// As [`Self::archive`].
+    pub fn archive_without_retries(&self) -> anyhow::Result<Archive> {
+        self.open(false)
+    }
+
+    fn open(&self, retries: bool) -> anyhow::Result<Archive> {
+        let store = self.named()?;
         // What is no UTF-8 is no setting of a store.
         let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let options = Options {
@@ -69,9 +88,31 @@ impl StoreArgs {
             level: self.compress.0,
             timeout: self.timeout,
             allow_http: self.allow_http,
+            retries,
             ..Options::new(variables)
         };
         Ok(Archive::open(store, options)?)
+    }
+
+    fn named(&self) -> anyhow::Result<&str> {
+        let store = self.store.as_deref().filter(|store| !store.is_empty());
+        store.context(
+            "no archive is named: say --store URL, or set BEYOND_PG_ARCHIVE_STORE, to s3://bucket/prefix, gs://bucket/prefix, \
+             az://container/prefix or file:///folder",
+        )
+    }
+
+    /// A hash over what says where the archive is and how it is encrypted: a daemon that was told of another one must not be believed.
+    ///
+    /// # Errors
+    /// As [`Self::archive`].
+    pub fn hash(&self) -> anyhow::Result<ContentHash> {
+        let mut text = format!("{}\n{}\n", self.named()?.trim_end_matches('/'), self.keys()?);
+        for name in PLACES {
+            let value = std::env::var_os(name).unwrap_or_default();
+            text.push_str(&format!("{name}={}\n", value.display()));
+        }
+        Ok(sha256(text.as_bytes()))
     }
 
     fn keys(&self) -> anyhow::Result<Keys> {

@@ -38,6 +38,8 @@ pub struct Options {
     pub level: Option<i32>,
     /// How long one call may take, with all its attempts.
     pub timeout: Duration,
+    /// Whether a call tries again what may come right by itself. A daemon, which has many calls under way, does that over all of them.
+    pub retries: bool,
     /// Whether a store may be spoken to without TLS that is not on this machine.
     pub allow_http: bool,
     /// The process' variables: credentials, region and endpoint as the stores' own tools find them.
@@ -52,6 +54,7 @@ impl Options {
             keys: Keys::none(),
             level: Some(1),
             timeout: Duration::from_secs(60),
+            retries: true,
             allow_http: false,
             variables: variables.into_iter().collect(),
         }

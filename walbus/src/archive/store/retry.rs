@@ -17,13 +17,13 @@ impl Archive {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let timeout = self.inner.options.timeout;
+        let (timeout, retries) = (self.inner.options.timeout, self.inner.options.retries);
         let mut last = None;
         let attempts = async {
             let mut pause = PAUSE_MIN;
             loop {
                 match attempt().await {
-                    Err(error @ StoreError::Retry { .. }) => {
+                    Err(error @ StoreError::Retry { .. }) if retries => {
                         // Said once: the rest is the same, and the last one is what the call ends with.
                         if last.is_none() {
                             tracing::warn!("{error}; trying again for up to {:.0} s", timeout.as_secs_f64());
