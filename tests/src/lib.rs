@@ -14,6 +14,7 @@
 //! root, and such tests say so where they are skipped.
 
 pub mod account;
+pub mod archive_crash;
 pub mod archiver;
 pub mod cdc;
 pub mod compare;

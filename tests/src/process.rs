@@ -111,6 +111,22 @@ impl Process {
         Ok(())
     }
 
+    /// Sends a signal to those of the processes that it has started, and they have started, whose names the kernel has so (15 characters
+    /// of them), and says to how many.
+    ///
+    /// # Errors
+    /// Where it has ended.
+    pub fn signal_descendants(&mut self, name: &str, signal: Signal) -> Result<usize> {
+        self.check_runs()?;
+        let named = |pid: &Pid| {
+            // It may have ended since it was listed.
+            let comm = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+            comm.is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let found = descendants(self.pid())?.into_iter().filter(named);
+        Ok(found.filter(|pid| kill_process(*pid, signal).is_ok()).count())
+    }
+
     /// Kills it and all that it has started, at one moment as far as they can tell, and waits until all are dead: nothing of it holds
     /// a file, a port or shared memory any longer.
     ///

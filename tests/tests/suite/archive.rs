@@ -1,6 +1,7 @@
 //! `push` and `fetch` against real S3 servers, with all that goes wrong on the way: nothing is ever said to be archived that is not,
 //! and nothing is ever said to be missing that may be there.
 
+mod crash;
 mod fetch;
 mod postgres;
 mod push;
