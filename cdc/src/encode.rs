@@ -67,6 +67,8 @@ pub struct EncodedBatch {
     pub payload: Bytes,
     /// The definitions that are new in it.
     pub schemas: Vec<v1::Schema>,
+    /// The numbers of definitions that nothing the log holds, and nothing from here on, uses.
+    pub forgotten: Vec<u32>,
 }
 
 /// What is known of a transaction when its first change comes.
@@ -85,6 +87,10 @@ pub struct TransactionStart {
 pub struct Encoder {
     limits: Limits,
     registry: Registry,
+    /// Of what the log holds, no transaction was committed before.
+    floor: Lsn,
+    /// Definitions that were forgotten, for the next batch.
+    forgotten: Vec<u32>,
     truncated: Vec<u32>,
     open: Option<Open>,
     batch: Building,
@@ -159,7 +165,9 @@ impl Encoder {
     pub fn new<'a>(limits: Limits, known: impl Iterator<Item = &'a Arc<v1::Schema>>, end_lsn: Lsn) -> Self {
         Self {
             limits,
-            registry: Registry::new(known),
+            registry: Registry::new(known, end_lsn),
+            floor: Lsn::INVALID,
+            forgotten: Vec::new(),
             truncated: Vec::new(),
             open: None,
             batch: Building::default(),
@@ -202,6 +210,7 @@ impl Encoder {
         }
         let Self { registry, truncated, open, .. } = self;
         let open = open.as_mut().expect("a change is of a transaction that has begun");
+        let at = open.start.commit_lsn;
         if change.position <= open.resumed_at {
             return;
         }
@@ -209,13 +218,13 @@ impl Encoder {
         truncated.clear();
         let plan = match &change.body {
             Body::Insert { relation, .. } | Body::Update { relation, .. } | Body::Delete { relation, .. } => {
-                let (plan, new) = registry.plan(relation);
+                let (plan, new) = registry.plan(relation, at);
                 open.schemas.extend(new);
                 Some(plan)
             }
             Body::Truncate { relations, .. } => {
                 for relation in relations {
-                    let (plan, new) = registry.plan(relation);
+                    let (plan, new) = registry.plan(relation, at);
                     truncated.push(plan.schema);
                     open.schemas.extend(new);
                 }
@@ -242,6 +251,14 @@ impl Encoder {
         self.add(open, part, transaction.end_lsn, origin, transaction.gid.as_deref());
         if self.batch.transactions.len() + self.batch.schemas.bytes >= self.limits.batch_bytes {
             self.close();
+        }
+    }
+
+    /// The log holds no transaction any more that was committed before `floor`: definitions that only those used are forgotten.
+    pub fn prune(&mut self, floor: Lsn) {
+        if floor > self.floor {
+            self.floor = floor;
+            self.forgotten.extend(self.registry.prune(floor));
         }
     }
 
@@ -369,6 +386,7 @@ impl Encoder {
         // The log's ring counts what is in it, and not the room that it had.
         payload.shrink_to_fit();
         let meta = BatchMeta { first, last, end_lsn, time_min, time_max, ends, schemas: !schemas.is_empty() };
-        self.ready.push_back(EncodedBatch { meta, payload: payload.into(), schemas });
+        let forgotten = std::mem::take(&mut self.forgotten);
+        self.ready.push_back(EncodedBatch { meta, payload: payload.into(), schemas, forgotten });
     }
 }

@@ -147,6 +147,42 @@ fn a_definition_travels_once_and_keeps_its_number_when_it_comes_back() {
 }
 
 #[test]
+fn definitions_that_the_log_does_not_need_any_more_are_forgotten() {
+    let known = [7, 8].map(|id| Arc::new(v1::Schema { id, oid: 90 + id, ..v1::Schema::default() }));
+    let mut encoder = Encoder::new(Limits::default(), known.iter(), Lsn(50));
+    let (a, b) = (table(10, vec![column("id", 23, true), column("body", 25, false)]), table(11, vec![column("id", 23, true)]));
+    let wide = table(10, vec![column("id", 20, true), column("body", 25, false)]);
+    let truncated = |lsn, relation: &Arc<Definition>| {
+        change(lsn, 1, Body::Truncate { relations: vec![Arc::clone(relation)], cascade: false, restart_identity: false })
+    };
+    let commit = |encoder: &mut Encoder, lsn, relation| {
+        encoder.begin(start(lsn)).unwrap();
+        encoder.change(&truncated(lsn, relation));
+        encoder.commit(&end(lsn));
+        let batch = encoder.take().unwrap();
+        let schema = v1::Batch::decode(batch.payload).unwrap().transactions[0].changes[0].truncate.clone().unwrap().schemas[0];
+        (schema, batch.schemas.len(), batch.forgotten)
+    };
+    assert_eq!(commit(&mut encoder, 100, &a), (9, 1, vec![]));
+    assert_eq!(commit(&mut encoder, 200, &wide), (10, 1, vec![]));
+    assert_eq!(commit(&mut encoder, 300, &b), (11, 1, vec![]));
+    assert_eq!(commit(&mut encoder, 400, &wide), (10, 0, vec![]));
+    encoder.prune(Lsn(50));
+    assert_eq!(commit(&mut encoder, 410, &wide), (10, 0, vec![]), "all are needed");
+    encoder.prune(Lsn(390));
+    let (schema, new, mut forgotten) = commit(&mut encoder, 420, &wide);
+    forgotten.sort_unstable();
+    // The highest one stays, whoever uses it.
+    assert_eq!((schema, new, forgotten), (10, 0, vec![7, 8, 9]));
+    encoder.prune(Lsn(390));
+    assert_eq!(commit(&mut encoder, 430, &a), (12, 1, vec![]), "another number: the old one may mean something to somebody");
+    encoder.prune(Lsn(500));
+    let (schema, new, mut forgotten) = commit(&mut encoder, 510, &b);
+    forgotten.sort_unstable();
+    assert_eq!((schema, new, forgotten), (13, 1, vec![10, 11]));
+}
+
+#[test]
 fn a_transaction_without_changes_is_one() {
     let mut encoder = encoder(1 << 20);
     encoder.begin(start(100)).unwrap();

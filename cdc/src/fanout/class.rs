@@ -16,6 +16,9 @@ use crate::log::{Entry, SchemaSet};
 /// How large a batch of definitions alone may get, in bytes.
 const DEFINITIONS_BYTES_MAX: usize = 512 << 10;
 
+/// How many definitions more than twice those of the log may be kept.
+const LEARNED_MORE: usize = 100;
+
 /// A batch, ready to be written: its length, then its bytes.
 pub type Frame = [Bytes; 3];
 
@@ -181,6 +184,10 @@ impl Class {
 
     fn learn(&self, entry: &Entry, batch: &Batch) -> MutexGuard<'_, Learned> {
         let mut learned = lock(&self.renderer);
+        // The log forgets definitions: what it has forgotten goes here as well, by and by.
+        if learned.ids.len() > 2 * (entry.schemas.len() + batch.schemas.len()) + LEARNED_MORE {
+            *learned = Learned::default();
+        }
         let Learned { renderer, ids } = &mut *learned;
         for schema in entry.schemas.iter().map(|schema| &**schema).chain(&batch.schemas) {
             if ids.insert(schema.id) {

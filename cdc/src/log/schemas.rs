@@ -40,6 +40,11 @@ impl SchemaSet {
         self.by_id.is_empty()
     }
 
+    /// Removes a definition, where it is there.
+    pub fn remove(&mut self, id: u32) {
+        self.by_id.remove(&id);
+    }
+
     /// Adds a definition.
     ///
     /// # Errors
@@ -71,5 +76,8 @@ mod tests {
         assert_eq!(set.add(schema(1, "b")), Ok(()));
         assert_eq!((set.len(), set.by_id(2).unwrap().table.as_str()), (2, "a"));
         assert_eq!(set.iter().map(|schema| schema.id).collect::<Vec<_>>(), [1, 2]);
+        set.remove(1);
+        set.remove(9);
+        assert_eq!(set.iter().map(|schema| schema.id).collect::<Vec<_>>(), [2]);
     }
 }

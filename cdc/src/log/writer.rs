@@ -157,6 +157,15 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
+    /// Leaves definitions out of the segments to come: nothing that the log holds uses them, and nothing that is appended from now on.
+    pub fn forget(&mut self, ids: &[u32]) {
+        if !ids.is_empty() {
+            let mut schemas = SchemaSet::clone(&self.schemas);
+            ids.iter().for_each(|id| schemas.remove(*id));
+            self.schemas = Arc::new(schemas);
+        }
+    }
+
     /// Makes durable what was appended; then moves the head to the end of the last whole transaction and wakes who waits for it. Gives the head.
     ///
     /// # Errors

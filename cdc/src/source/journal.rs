@@ -192,8 +192,9 @@ impl Work {
     /// Writes a batch; waits for room where there is none. Gives its size; `None` where there was none until the end, which leaves out what is
     /// not written: the slot sends it again.
     async fn append(&mut self, batch: EncodedBatch) -> Result<Option<usize>, Fatal> {
-        let EncodedBatch { meta, payload, schemas } = batch;
+        let EncodedBatch { meta, payload, schemas, forgotten } = batch;
         let bytes = payload.len();
+        self.writer.forget(&forgotten);
         loop {
             match self.writer.append(meta, payload.clone(), &schemas) {
                 Ok(()) => break,

@@ -332,6 +332,7 @@ impl Pump<'_> {
 
     /// Something has become durable.
     fn durable(&mut self, session: &mut Session, stream: &mut CopyStream) {
+        self.encoder.prune(self.log.earliest().commit_lsn);
         let end = self.log.durable_end_lsn().min(session.given);
         if end.is_valid() {
             session.feedback.handle_durable(end);

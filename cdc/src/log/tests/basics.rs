@@ -95,6 +95,28 @@ fn a_row_of_any_size_is_written_and_read_back() {
 }
 
 #[test]
+fn definitions_that_were_forgotten_are_left_out_of_the_segments_to_come() {
+    let disk = new_disk();
+    let (log, mut writer) = open(&disk);
+    fill(&mut writer, SEED, 0..30);
+    let before = segments(&disk).len();
+    let gone: Vec<u32> = writer.schemas().iter().map(|schema| schema.id).take(2).collect();
+    writer.forget(&gone);
+    let mut next = 30;
+    while segments(&disk).len() < before + 2 {
+        fill(&mut writer, SEED, next..next + 1);
+        next += 1;
+    }
+    assert_eq!(follow(&log, start()), Transaction::of(SEED, next - 1).end(), "what was written with them is read with them");
+    let mut reader = log.reader(Transaction::of(SEED, next - 2).end()).unwrap();
+    let entry = reader.next_from_files().unwrap().unwrap();
+    assert!(entry.schemas.len() > 2 && gone.iter().all(|id| entry.schemas.by_id(*id).is_none()), "{:?}", entry.schemas);
+    drop((log, writer, reader));
+    let (_log, writer) = open(&disk);
+    assert!(gone.iter().all(|id| writer.schemas().by_id(*id).is_none()));
+}
+
+#[test]
 fn a_transaction_in_parts_is_visible_when_its_last_one_is_durable() {
     let (log, mut writer) = open(&new_disk());
     let n = (0..).find(|n| Transaction::of(SEED, *n).changes >= 60).unwrap();

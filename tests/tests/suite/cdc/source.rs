@@ -19,7 +19,9 @@ async fn with_failover(synchronized: bool) -> Result<(Postgres, Postgres, Proxy,
     let standby = decoding(17).setting("hot_standby_feedback", "on").setting("primary_slot_name", "standby");
     let standby = standby.standby_of(&primary).await?;
     let conninfo = format!("{} dbname=postgres", primary.socket_conninfo());
-    standby.append_settings(&[("primary_conninfo", &conninfo), ("sync_replication_slots", "on")])?;
+    // Promoted, it waits for no standby of its own.
+    let own = [("primary_conninfo", conninfo.as_str()), ("sync_replication_slots", "on"), ("synchronized_standby_slots", "")];
+    standby.append_settings(&own)?;
     let proxy = Proxy::to(primary.port())?;
     let mut cdc = Cdc::new(&format!("{} dbname=postgres", harness::postgres::conninfo(proxy.port())))?;
     cdc.arg("--create-slot").arg("--failover");
