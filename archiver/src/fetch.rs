@@ -108,7 +108,8 @@ fn place(file: &Path, path: &Path, bytes: u64) -> std::io::Result<()> {
 pub async fn run(args: FetchArgs) -> anyhow::Result<ExitCode> {
     let archive = args.store.archive()?;
     let control = DataFolder::find(args.pgdata.as_deref(), &args.path)?.control;
-    let Some(content) = find(&archive, &control, &args.name, !args.no_tail).await? else {
+    let found = args.store.in_time(find(&archive, &control, &args.name, !args.no_tail)).await?;
+    let Some(content) = found else {
         tracing::info!("{} has no {}", archive.url(), args.name);
         return Ok(ABSENT.into());
     };

@@ -150,5 +150,9 @@ fn run(program: Program) -> anyhow::Result<ExitCode> {
 
 /// Runs a short command on this thread; what takes a processor goes to threads of its own.
 fn alone(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(command);
+    // What hangs in a file system is not waited for: what there is to say is known.
+    runtime.shutdown_background();
+    done
 }

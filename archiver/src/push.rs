@@ -66,10 +66,7 @@ pub fn is_stored_by_daemon(args: &PushArgs) -> bool {
 pub async fn run(args: PushArgs) -> anyhow::Result<ExitCode> {
     let archive = args.store.archive()?;
     let file = File::read(&args.path, args.pgdata.as_deref())?;
-    // The probe waits for the network, what seals the file for a processor.
-    let (probed, ready) = tokio::join!(archive.probe(), file.prepare(&archive));
-    probed?;
-    let put = ready?.put(&archive).await?;
+    let put = args.store.in_time(push(&archive, &file)).await?;
     tracing::info!(object = archive.url_of(&file.name), ?put, "pushed");
     Ok(ExitCode::SUCCESS)
 }
@@ -80,6 +77,13 @@ pub async fn run(args: PushArgs) -> anyhow::Result<ExitCode> {
 /// Where the store has not acknowledged both: a [`StoreError`], or a defect of the packing.
 pub async fn archive_file(file: &File, archive: &Archive) -> anyhow::Result<Put> {
     file.prepare(archive).await?.put(archive).await
+}
+
+async fn push(archive: &Archive, file: &File) -> anyhow::Result<Put> {
+    // The probe waits for the network, what seals the file for a processor.
+    let (probed, ready) = tokio::join!(archive.probe(), file.prepare(archive));
+    probed?;
+    ready?.put(archive).await
 }
 
 /// A file of Postgres that is what its name says.

@@ -46,7 +46,7 @@ pub struct StoreArgs {
     #[arg(long, value_name = "LEVEL|none", env = "BEYOND_PG_ARCHIVE_COMPRESS", default_value = "1", value_parser = parse_level)]
     pub compress: Compress,
 
-    /// How long a request to the store may take, with all its attempts.
+    /// How long push and fetch may take, and other commands for each call to the store; attempts after failures included.
     #[arg(long, value_name = "DURATION", env = "BEYOND_PG_ARCHIVE_TIMEOUT", default_value = "60s", value_parser = parse_timeout)]
     pub timeout: Duration,
 
@@ -113,6 +113,21 @@ impl StoreArgs {
             text.push_str(&format!("{name}={}\n", value.display()));
         }
         Ok(sha256(text.as_bytes()))
+    }
+
+    /// Waits for `work` for no longer than `--timeout`, whatever it asks of the store: for the commands that Postgres waits for.
+    ///
+    /// # Errors
+    /// As of `work`, and where the time is up.
+    pub async fn in_time<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        // A moment more, so that a single call to the store that ends by its own time has the word: it knows what was wrong.
+        match tokio::time::timeout(self.timeout + Duration::from_millis(500), work).await {
+            Ok(done) => done,
+            Err(_) => anyhow::bail!(
+                "it took longer than {} s (--timeout), though the store answered some of what it was asked: --log-level debug says more",
+                self.timeout.as_secs()
+            ),
+        }
     }
 
     fn keys(&self) -> anyhow::Result<Keys> {
