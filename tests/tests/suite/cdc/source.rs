@@ -20,7 +20,7 @@ async fn with_failover(synchronized: bool) -> Result<(Postgres, Postgres, Proxy,
     let standby = standby.standby_of(&primary).await?;
     let conninfo = format!("{} dbname=postgres", primary.socket_conninfo());
     // Promoted, it waits for no standby of its own.
-    let own = [("primary_conninfo", conninfo.as_str()), ("sync_replication_slots", "on"), ("synchronized_standby_slots", "")];
+    let own = [("primary_conninfo", conninfo.as_str()), ("synchronized_standby_slots", "")];
     standby.append_settings(&own)?;
     let proxy = Proxy::to(primary.port())?;
     let mut cdc = Cdc::new(&format!("{} dbname=postgres", harness::postgres::conninfo(proxy.port())))?;
@@ -28,9 +28,12 @@ async fn with_failover(synchronized: bool) -> Result<(Postgres, Postgres, Proxy,
     Ok((primary, standby, proxy, cdc))
 }
 
-/// Waits until the standby could go on with the slot.
-async fn kept_in_step(standby: &Postgres) -> Result<()> {
+/// Brings the slot to the standby, which could go on with it from then on.
+async fn keep_in_step(primary: &Postgres, standby: &Postgres) -> Result<()> {
     eventually(DEADLINE, "the slot on the standby", async || {
+        // Its place on the primary moves on, behind which the standby's is made.
+        primary.execute("SELECT pg_log_standby_snapshot(), pg_logical_emit_message(false, 'harness', 'x')").await?;
+        standby.execute("SELECT pg_sync_replication_slots()").await?;
         let ready = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{SLOT}' AND synced AND NOT temporary");
         Ok((standby.value(&ready).await? == "1").then_some(()))
     })
@@ -46,7 +49,7 @@ async fn a_promoted_standby_with_the_slot_is_followed_without_a_gap() -> Result<
     cdc.wait_streaming(&primary).await?;
     primary.execute("INSERT INTO t VALUES (1)").await?;
     ensure!(numbers(&cdc, 1).await? == [1]);
-    kept_in_step(&standby).await?;
+    keep_in_step(&primary, &standby).await?;
     primary.execute("INSERT INTO t VALUES (2)").await?;
     ensure!(numbers(&cdc, 2).await? == [1, 2]);
     primary.stop(StopMode::Fast).await?;
@@ -73,9 +76,9 @@ async fn a_promoted_standby_that_lacks_what_the_log_holds_is_refused() -> Result
     cdc.wait_streaming(&primary).await?;
     primary.execute("INSERT INTO t VALUES (1)").await?;
     ensure!(numbers(&cdc, 1).await? == [1]);
-    kept_in_step(&standby).await?;
+    keep_in_step(&primary, &standby).await?;
     // The standby hears nothing more.
-    standby.append_settings(&[("primary_conninfo", ""), ("sync_replication_slots", "off")])?;
+    standby.append_settings(&[("primary_conninfo", "")])?;
     standby.reload()?;
     eventually(DEADLINE, "the standby to be cut off", async || {
         Ok((primary.value("SELECT count(*) FROM pg_stat_replication WHERE application_name <> 'beyond-pg-cdc'").await? == "0")
