@@ -15,10 +15,13 @@
 mod auth;
 mod connection;
 mod endpoint;
+mod feed;
 mod limits;
 mod list;
 mod pump;
+mod refusal;
 mod session;
+mod start;
 
 use std::io;
 use std::net::SocketAddr;

@@ -168,13 +168,14 @@ impl Class {
 
     fn encode(&self, entry: &Entry, after: Option<Position>) -> Result<Bytes, EncodeError> {
         let at = entry.meta.first;
-        let batch = Batch::decode(entry.payload.clone()).map_err(|error| EncodeError { at, reason: error.to_string() })?;
+        let mut batch = Batch::decode(entry.payload.clone()).map_err(|error| EncodeError { at, reason: error.to_string() })?;
         // Looked up before the definitions are filtered: JSON needs them all the same.
         let json = (self.encoding == Encoding::Json).then(|| self.learn(entry, &batch));
-        let mut batch = self.selection.apply(batch, &entry.schemas);
+        // Before anything is left out: what is cut off tells what a transaction's part becomes.
         if let Some(after) = after {
             cut(&mut batch, after);
         }
+        let mut batch = self.selection.apply(batch, &entry.schemas);
         batch.through = Some(entry.meta.last.into());
         match json {
             None => Ok(batch.encode_to_vec().into()),

@@ -17,17 +17,16 @@ use walbus::disk::Disk;
 use walbus::service::tls::common_name;
 
 use super::Shared;
+use super::limits::GATHERED_BYTES;
 use super::list::Listed;
 use super::pump::{End, Pump};
+use super::refusal::{fault, of_end, of_read, refusal};
 use super::session::{Action, Opening, Session};
-use crate::fanout::consumers::{AttachError, Attachment, Place};
-use crate::fanout::cursor::{Cursor, CursorError};
-use crate::log::{Epoch, ReadError};
+use super::start::{self, attach, start};
+use crate::fanout::consumers::{Attachment, Place};
 
 /// How much is read from the control stream at once, in bytes.
 const READ_BYTES: usize = 16 << 10;
-/// How often a start at the earliest position is tried again when retention has just moved it.
-const EARLIEST_TRIES: usize = 3;
 /// After how many messages another task gets its turn.
 const MESSAGES_A_TURN: usize = 64;
 
@@ -120,20 +119,9 @@ fn code(code: ErrorCode) -> VarInt {
 
 /// Writes down where a consumer begins.
 async fn keep<C: Disk>(attachment: Attachment<C>, place: Place) -> Result<Attachment<C>, v1::Error> {
-    let kept = tokio::task::spawn_blocking(move || attachment.keep(place).map(|()| attachment)).await;
-    match kept {
-        Ok(Ok(attachment)) => Ok(attachment),
-        Ok(Err(error)) => {
-            tracing::error!(%error, "where a consumer begins can't be written");
-            Err(refusal(ErrorCode::Internal, "the server can't write down where the consumer begins; its own log says why"))
-        }
-        Err(_panicked) => Err(refusal(ErrorCode::Internal, "the server has a fault; its log says more")),
-    }
-}
-
-/// Why an opening came to nothing.
-fn refusal(code: ErrorCode, message: impl Into<String>) -> v1::Error {
-    v1::Error { code: code.into(), message: message.into(), ..v1::Error::default() }
+    let kept = tokio::task::spawn_blocking(move || start::keep(&attachment, place).map(|()| attachment)).await;
+    // Otherwise it has panicked; the panic's message was printed.
+    kept.unwrap_or_else(|_panicked| Err(fault()))
 }
 
 impl<D: Disk, C: Disk> Driver<D, C> {
@@ -238,36 +226,22 @@ impl<D: Disk, C: Disk> Driver<D, C> {
         }
     }
 
-    async fn open(&self, opening: Opening) -> Result<(Position, Pump<D>, Running<C>), v1::Error> {
-        let Opening { subscription, selection, encoding, progress, .. } = &opening;
+    async fn open(&self, mut opening: Opening) -> Result<(Position, Pump<D>, Running<C>), v1::Error> {
         let shared = &self.shared;
-        let mut attachment = self.attach(&opening)?;
-        let class = shared.classes.class(selection.clone(), *encoding);
-        // Before the log is asked, so that no change of the head is missed.
-        let head = shared.log.watch();
-        let mut tries = 0;
-        let (start, cursor) = loop {
-            let start = self.place(&opening, attachment.as_ref()).await?;
-            tries += 1;
-            match Cursor::new(&shared.log, start, Arc::clone(&class)) {
-                Ok(cursor) => break (start, cursor),
-                Err(ReadError::TooFarBehind { .. }) if matches!(opening.start, Start::Earliest(_)) && tries < EARLIEST_TRIES => {}
-                Err(error) => return Err(self.read_error(&error)),
-            }
-        };
+        let mut attachment = attach(&shared.consumers, &opening, self.session.agent())?;
+        if let Start::Time(micros) = opening.start {
+            (opening.start, opening.epoch) = (Start::After(self.locate(micros).await?.into()), None);
+        }
+        let (start, feed) = start(&shared.log, &shared.classes, &opening, attachment.as_ref(), GATHERED_BYTES)?;
         if let Some(fresh) = attachment.take_if(|attachment| attachment.place().is_none()) {
-            // From now on it resumes here, be it that it never acknowledges anything, and whatever becomes of this server.
             attachment = Some(keep(fresh, Place { epoch: shared.log.epoch(), position: start }).await?);
         }
-        progress.set_sent(start);
         let stop = CancellationToken::new();
         let taken_over = attachment.as_ref().map(Attachment::taken_over).unwrap_or_default();
         let pump = Pump {
             connection: self.connection.clone(),
-            subscription: *subscription,
-            cursor,
-            head,
-            progress: Arc::clone(progress),
+            subscription: opening.subscription,
+            feed,
             files: Arc::clone(&shared.files),
             stop: stop.clone(),
             taken_over,
@@ -277,114 +251,24 @@ impl<D: Disk, C: Disk> Driver<D, C> {
         Ok((start, pump, Running { stop, attachment, listed }))
     }
 
-    fn attach(&self, opening: &Opening) -> Result<Option<Attachment<C>>, v1::Error> {
-        if opening.consumer.is_empty() {
-            return Ok(None);
-        }
-        let attached = self.shared.consumers.attach(&opening.consumer, self.session.agent(), opening.take_over);
-        attached.map(Some).map_err(|error| {
-            let code = match error {
-                AttachError::Busy { .. } => ErrorCode::ConsumerBusy,
-                AttachError::Name(_) => ErrorCode::Invalid,
-                AttachError::TooMany(_) => ErrorCode::Limit,
-            };
-            refusal(code, error.to_string())
-        })
-    }
-
-    /// The position that an opening's start means.
-    async fn place(&self, opening: &Opening, attachment: Option<&Attachment<C>>) -> Result<Position, v1::Error> {
-        let log = &self.shared.log;
-        match &opening.start {
-            Start::After(position) => {
-                self.same_epoch(opening.epoch.map(Epoch::new))?;
-                Ok(position.into())
-            }
-            Start::Earliest(_) => Ok(log.earliest()),
-            Start::Latest(_) => Ok(log.head()),
-            Start::Resume(_) => match attachment.and_then(Attachment::place) {
-                Some(place) => {
-                    self.same_epoch(Some(place.epoch))?;
-                    Ok(place.position)
-                }
-                None if opening.fresh_from_earliest => Ok(log.earliest()),
-                None => Ok(log.head()),
-            },
-            Start::Time(micros) => {
-                let (log, micros) = (log.clone(), *micros);
-                let Ok(_turn) = self.shared.files.acquire().await else {
-                    return Err(refusal(ErrorCode::ShuttingDown, "the server is shutting down"));
-                };
-                match tokio::task::spawn_blocking(move || log.locate_time(micros)).await {
-                    Ok(located) => located.map_err(|error| self.read_error(&error)),
-                    Err(_panicked) => Err(refusal(ErrorCode::Internal, "the server has a fault; its log says more")),
-                }
-            }
-        }
-    }
-
-    fn same_epoch(&self, epoch: Option<Epoch>) -> Result<(), v1::Error> {
-        let now = self.shared.log.epoch();
-        match epoch {
-            Some(epoch) if epoch != now => Err(v1::Error {
-                epoch: now.bytes().to_vec(),
-                earliest: Some(self.shared.log.earliest().into()),
-                ..refusal(
-                    ErrorCode::WrongEpoch,
-                    format!(
-                        "the position is of epoch {epoch}, and this is {now}: the slot was lost or made anew, and changes may be missing in \
-                         between. Start from the earliest position or the latest one, and copy the tables anew where that matters"
-                    ),
-                )
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    fn read_error(&self, error: &ReadError) -> v1::Error {
-        match error {
-            ReadError::Ahead { head } => refusal(
-                ErrorCode::Ahead,
-                format!("the position is ahead of the log, which ends at {head}: it is of another log, or of no log at all"),
-            ),
-            ReadError::TooFarBehind { earliest } => v1::Error {
-                earliest: Some((*earliest).into()),
-                ..refusal(
-                    ErrorCode::TooFarBehind,
-                    format!(
-                        "the position is older than what the log holds, which begins behind {earliest}: changes are missing in between"
-                    ),
-                )
-            },
-            ReadError::Damaged(_) | ReadError::Io { .. } => {
-                tracing::error!(error = error as &dyn std::error::Error, "the event log can't be read");
-                refusal(ErrorCode::Internal, "the server can't read its log; its own log says why")
-            }
+    /// The position of a commit time, found in the files when it is its turn.
+    async fn locate(&self, micros: i64) -> Result<Position, v1::Error> {
+        let log = self.shared.log.clone();
+        let Ok(_turn) = self.shared.files.acquire().await else {
+            return Err(refusal(ErrorCode::ShuttingDown, "the server is shutting down"));
+        };
+        match tokio::task::spawn_blocking(move || log.locate_time(micros)).await {
+            Ok(located) => located.map_err(|error| of_read(&error)),
+            Err(_panicked) => Err(fault()),
         }
     }
 
     fn ended(&mut self, subscription: u32, end: End) {
         // The consumer's name is free before the client hears that the subscription has ended.
         drop(self.running.remove(&subscription));
-        match end {
-            End::Broken => {
-                let error = refusal(ErrorCode::Internal, "the server has a fault; its log says more");
-                self.session.handle_failed(v1::Error { subscription, ..error });
-            }
-            End::Failed(CursorError::Read(error)) => {
-                let error = self.read_error(&error);
-                self.session.handle_failed(v1::Error { subscription, ..error });
-            }
-            End::Failed(CursorError::Encode(error)) => {
-                tracing::error!(%error, "a batch of the event log can't be given out");
-                let error = refusal(ErrorCode::Internal, "the server can't give out what its log holds; its own log says why");
-                self.session.handle_failed(v1::Error { subscription, ..error });
-            }
-            End::Gone | End::Stopped => self.session.handle_stopped(subscription),
-            End::TakenOver => {
-                let error = refusal(ErrorCode::TakenOver, "another session has taken the consumer's name over");
-                self.session.handle_failed(v1::Error { subscription, ..error });
-            }
+        match of_end(end) {
+            None => self.session.handle_stopped(subscription),
+            Some(error) => self.session.handle_failed(v1::Error { subscription, ..error }),
         }
     }
 }

@@ -1,17 +1,14 @@
-//! Writes what a cursor finds to a subscription's stream, at the pace at which the client takes it.
+//! Writes what a feed finds to a subscription's stream, at the pace at which the client takes it.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quinn::{Connection, SendStream, VarInt};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use walbus::Position;
 use walbus::disk::Disk;
 
-use super::limits::GATHERED_BYTES;
-use crate::fanout::class::Frame;
-use crate::fanout::cursor::{Cursor, CursorError, Next, Progress};
+use super::feed::{Feed, Step};
+use crate::fanout::cursor::CursorError;
 
 /// Why a pump has stopped.
 #[derive(Debug)]
@@ -33,37 +30,11 @@ pub(super) enum End {
 pub(super) struct Pump<D: Disk> {
     pub(super) connection: Connection,
     pub(super) subscription: u32,
-    pub(super) cursor: Cursor<D>,
-    pub(super) head: watch::Receiver<Position>,
-    pub(super) progress: Arc<Progress>,
+    pub(super) feed: Feed<D>,
     /// Who may read files.
     pub(super) files: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
     pub(super) taken_over: CancellationToken,
-}
-
-/// What was gathered to be written at once.
-#[derive(Debug, Default)]
-struct Gathered {
-    chunks: Vec<Bytes>,
-    bytes: usize,
-    last: Option<Position>,
-    /// Why nothing can follow.
-    failed: Option<CursorError>,
-}
-
-impl Gathered {
-    fn push(&mut self, frames: Vec<Frame>, last: Position) {
-        for chunk in frames.into_iter().flatten().filter(|chunk| !chunk.is_empty()) {
-            self.bytes += chunk.len();
-            self.chunks.push(chunk);
-        }
-        self.last = Some(last);
-    }
-
-    const fn is_enough(&self) -> bool {
-        self.bytes >= GATHERED_BYTES
-    }
 }
 
 impl<D: Disk> Pump<D> {
@@ -80,7 +51,7 @@ impl<D: Disk> Pump<D> {
         let end = tokio::select! {
             () = stop.cancelled() => End::Stopped,
             () = taken_over.cancelled() => End::TakenOver,
-            end = self.feed(&mut stream) => end,
+            end = self.write(&mut stream) => end,
         };
         match end {
             // What was written before still arrives. A stream that the client has stopped can be neither finished nor reset.
@@ -92,68 +63,39 @@ impl<D: Disk> Pump<D> {
         end
     }
 
-    async fn feed(mut self, stream: &mut SendStream) -> End {
-        if stream.write_all(&self.subscription.to_be_bytes()).await.is_err() {
+    async fn write(self, stream: &mut SendStream) -> End {
+        let Self { mut feed, files, subscription, .. } = self;
+        if stream.write_all(&subscription.to_be_bytes()).await.is_err() {
             return End::Gone;
         }
         loop {
-            // Seen before the log is asked: a head that moves in between is noticed.
-            self.head.borrow_and_update();
-            let mut gathered = Gathered::default();
-            if gather(&mut gathered, || self.cursor.try_next()) && gathered.last.is_none() {
-                match self.read_files().await {
-                    Ok((pump, found)) => (self, gathered) = (pump, found),
-                    Err(end) => return end,
-                }
+            let mut step = feed.poll();
+            if matches!(step, Step::InFiles) {
+                let Ok(turn) = Arc::clone(&files).acquire_owned().await else { return End::Broken };
+                let read = tokio::task::spawn_blocking(move || {
+                    let step = feed.poll_files();
+                    drop(turn);
+                    (feed, step)
+                });
+                // Otherwise it has panicked; the panic's message was printed.
+                let Ok(found) = read.await else { return End::Broken };
+                (feed, step) = found;
             }
-            match gathered.last {
-                Some(last) => {
-                    self.progress.set_sent(last);
-                    if stream.write_all_chunks(&mut gathered.chunks).await.is_err() {
-                        return End::Gone;
-                    }
-                }
-                None if gathered.failed.is_some() => {}
-                None => {
-                    if self.head.changed().await.is_err() {
+            match step {
+                Step::Failed(error) => return End::Failed(error),
+                Step::InFiles => {}
+                Step::Wait => {
+                    if !feed.changed().await {
                         // Without a log there is nothing to come.
                         return End::Broken;
                     }
                 }
-            }
-            // What was found before it has gone out; what is behind it must not.
-            if let Some(error) = gathered.failed {
-                return End::Failed(error);
-            }
-        }
-    }
-
-    /// Reads on from the files, when it is its turn.
-    async fn read_files(mut self) -> Result<(Self, Gathered), End> {
-        let Ok(turn) = Arc::clone(&self.files).acquire_owned().await else { return Err(End::Broken) };
-        let read = tokio::task::spawn_blocking(move || {
-            let mut gathered = Gathered::default();
-            gather(&mut gathered, || self.cursor.next_from_files());
-            drop(turn);
-            (self, gathered)
-        });
-        // Otherwise it has panicked; the panic's message was printed.
-        read.await.map_err(|_panicked| End::Broken)
-    }
-}
-
-/// Takes what comes next until it is enough, or there is nothing more where it comes from; says whether it goes on in the files.
-fn gather(gathered: &mut Gathered, mut next: impl FnMut() -> Result<Next, CursorError>) -> bool {
-    while !gathered.is_enough() {
-        match next() {
-            Ok(Next::Frames(frames, last)) => gathered.push(frames, last),
-            Ok(Next::InFiles) => return true,
-            Ok(Next::NotYet) => return false,
-            Err(error) => {
-                gathered.failed = Some(error);
-                return false;
+                Step::Write(mut chunks) => {
+                    if stream.write_all_chunks(&mut chunks).await.is_err() {
+                        return End::Gone;
+                    }
+                }
             }
         }
     }
-    false
 }

@@ -57,7 +57,7 @@ pub enum Action {
     Send(ToClient),
     /// A subscription is to be started.
     Start(Box<Opening>),
-    /// A subscription is to be ended; `Ended` is to be said once its stream is finished.
+    /// A subscription is to be ended; the session says the last word once its stream is finished.
     Stop(u32),
 }
 
@@ -107,6 +107,8 @@ enum State {
 struct Active {
     progress: Arc<Progress>,
     acknowledged: Option<Position>,
+    /// Why it is being ended. Its number is not free before that is done: what ends is told apart from what begins.
+    refused: Option<v1::Error>,
 }
 
 impl Session {
@@ -206,12 +208,11 @@ impl Session {
         self.send(ToClient::Subscribed(v1::Subscribed { subscription, start, head }));
     }
 
-    /// A subscription has ended because the client asked for it, and its stream is finished.
+    /// A subscription has ended because the client asked for it, or because it was refused to go on, and its stream is finished.
     pub fn handle_stopped(&mut self, subscription: u32) {
-        if let Some(active) = self.subscriptions.remove(&subscription) {
-            let acknowledged = active.acknowledged.map(v1::Position::from);
-            self.send(ToClient::Ended(v1::Ended { subscription, acknowledged }));
-        }
+        let Some(active) = self.subscriptions.remove(&subscription) else { return };
+        let acknowledged = active.acknowledged.map(v1::Position::from);
+        self.send(active.refused.map_or(ToClient::Ended(v1::Ended { subscription, acknowledged }), ToClient::Error));
     }
 
     /// A subscription could not be started, or can't go on; `error` names it.
@@ -272,21 +273,21 @@ impl Session {
             Ok(opening) => opening,
             Err((code, text)) => return self.refuse(subscription, code, text),
         };
-        let active = Active { progress: Arc::clone(&opening.progress), acknowledged: None };
+        let active = Active { progress: Arc::clone(&opening.progress), acknowledged: None, refused: None };
         self.subscriptions.insert(subscription, active);
         self.actions.push_back(Action::Start(Box::new(opening)));
     }
 
     fn acknowledge(&mut self, acknowledge: &v1::Acknowledge) {
         let subscription = acknowledge.subscription;
-        let Some(active) = self.subscriptions.get_mut(&subscription) else { return };
+        let active = self.subscriptions.get_mut(&subscription).filter(|active| active.refused.is_none());
+        let Some(active) = active else { return };
         let position = acknowledge.position.as_ref().map(Position::from).unwrap_or_default();
         let sent = active.progress.sent();
         if position > sent {
             let text = format!("{position} is acknowledged, and no more than what is up to {sent} was sent");
-            self.actions.push_back(Action::Stop(subscription));
-            self.subscriptions.remove(&subscription);
-            return self.refuse(subscription, ErrorCode::Invalid, text);
+            active.refused = Some(error(subscription, ErrorCode::Invalid, text));
+            return self.actions.push_back(Action::Stop(subscription));
         }
         // What goes back says nothing new.
         if active.acknowledged.is_none_or(|before| before < position) {
@@ -296,7 +297,7 @@ impl Session {
     }
 
     fn refuse(&mut self, subscription: u32, code: ErrorCode, message: String) {
-        self.send(ToClient::Error(v1::Error { code: code.into(), message, subscription, ..v1::Error::default() }));
+        self.send(ToClient::Error(error(subscription, code, message)));
     }
 
     fn send(&mut self, kind: ToClient) {
@@ -312,6 +313,10 @@ impl Session {
         self.send(ToClient::Error(v1::Error { code: code.into(), message: message.clone(), ..v1::Error::default() }));
         self.actions.push_back(Action::Close(code, message));
     }
+}
+
+fn error(subscription: u32, code: ErrorCode, message: String) -> v1::Error {
+    v1::Error { code: code.into(), message, subscription, ..v1::Error::default() }
 }
 
 /// What of a message is wanted, or why it makes no sense.

@@ -156,10 +156,17 @@ fn nobody_acknowledges_what_was_not_sent() {
     assert!(matches!(acknowledge(&mut session, at(5, 1))[..], [Action::Acknowledge(1, position)] if position == at(5, 1)));
     assert!(acknowledge(&mut session, at(5, 1)).is_empty());
     assert!(acknowledge(&mut session, at(3, 9)).is_empty(), "what goes back says nothing");
-    let lie = acknowledge(&mut session, at(5, 3));
-    assert!(matches!(lie[0], Action::Stop(1)));
-    assert_eq!(error(&lie[1..]), (ErrorCode::Invalid, 1, false));
-    assert!(acknowledge(&mut session, at(5, 2)).is_empty(), "the subscription has ended");
+    assert!(matches!(acknowledge(&mut session, at(5, 3))[..], [Action::Stop(1)]));
+    assert!(acknowledge(&mut session, at(5, 2)).is_empty(), "the subscription is ending");
+    // Its number is free when its stream is finished: until then the pump that ends would be taken for another one's.
+    let mut other = open("*.*");
+    tell(&mut other, FromClient::Subscribe(subscribe(1)));
+    acknowledge(&mut other, at(5, 3));
+    assert_eq!(error(&tell(&mut other, FromClient::Subscribe(subscribe(1)))), (ErrorCode::Protocol, 0, true));
+    session.handle_stopped(1);
+    let last: Vec<_> = std::iter::from_fn(|| session.poll_action()).collect();
+    assert_eq!(error(&last), (ErrorCode::Invalid, 1, false));
+    assert!(matches!(tell(&mut session, FromClient::Subscribe(subscribe(1)))[..], [Action::Start(_)]));
 }
 
 #[test]
