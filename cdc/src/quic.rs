@@ -21,6 +21,8 @@ mod list;
 mod pump;
 mod refusal;
 mod session;
+#[cfg(test)]
+mod sim;
 mod start;
 
 use std::io;

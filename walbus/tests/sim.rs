@@ -69,8 +69,8 @@ impl World {
         let disk = SimDisk::new(random.next());
         let faults = DiskFaults {
             sync_fails_per_million: if random.chance(1, 3) { 20_000 } else { 0 },
-            room: None,
             ignores_dir_sync: bug == Bug::NoDirSync,
+            ..DiskFaults::default()
         };
         disk.set_faults(faults);
         Self {

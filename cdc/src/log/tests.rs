@@ -1,5 +1,5 @@
 mod basics;
 mod cut;
-mod power;
+pub(crate) mod power;
 mod sim;
 pub(crate) mod workload;

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use beyond_cdc_proto::v1::{self, ErrorCode};
 use beyond_cdc_proto::v1::subscribe::Start;
+use beyond_cdc_proto::v1::{self, ErrorCode};
 use walbus::Position;
 use walbus::disk::Disk;
 

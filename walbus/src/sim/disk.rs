@@ -20,6 +20,8 @@ pub struct DiskFaults {
     pub room: Option<u64>,
     /// A planted defect: syncs of the folder do nothing.
     pub ignores_dir_sync: bool,
+    /// A planted defect: syncs of files do nothing.
+    pub ignores_sync: bool,
 }
 
 /// A folder of files in memory. Clones are the same folder, as another process sees it.
@@ -246,6 +248,9 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         self.with(|state, file| {
+            if state.faults.ignores_sync {
+                return Ok(());
+            }
             let unsynced = std::mem::take(&mut state.files[file].unsynced);
             let fails = state.faults.sync_fails_per_million;
             if state.random.chance(fails, 1_000_000) {

@@ -28,6 +28,11 @@ impl PowerDisk {
         Self { disk: disk.clone(), left: Arc::new(AtomicU64::new(changes)), zeroed: Arc::default() }
     }
 
+    /// Another folder, of which the power goes at the same call.
+    pub(crate) fn beside(&self, disk: &SimDisk) -> Self {
+        Self { disk: disk.clone(), left: Arc::clone(&self.left), zeroed: Arc::default() }
+    }
+
     /// Whether the power has gone.
     pub(crate) fn is_off(&self) -> bool {
         self.left.load(Ordering::Relaxed) == 0
