@@ -28,6 +28,9 @@ pub const ABSENT: u8 = 1;
 /// The exit code for everything else that goes wrong. Above 125, Postgres stops recovery rather than ending it early.
 pub const DOUBT: u8 = 130;
 
+/// How often a segment is looked for again whose tails are replaced while they are read.
+const ROUNDS_MAX: u32 = 5;
+
 /// Bring a file of WAL back.
 ///
 /// A segment that is not there whole, as the last one of a server that died, is given as far as it is there: from its .partial or from the
@@ -125,13 +128,33 @@ pub async fn run(args: FetchArgs) -> anyhow::Result<ExitCode> {
 pub async fn find(archive: &Archive, control: &Control, file: &str, tails: bool) -> anyhow::Result<Option<Bytes>> {
     let name = ObjectName::of_file(control.system, file);
     let name = name.with_context(|| format!("{file:?} is the name of no file that Postgres archives"))?;
-    if let Some(content) = checked(archive, control, &name).await? {
-        return Ok(Some(content));
+    let ObjectName::Segment { segment, .. } = &name else { return checked(archive, control, &name).await };
+    // `follow` puts the whole segment before it deletes its tails, and a longer tail before a shorter one. So where nothing of a segment was
+    // found, or what was listed is gone, the whole one may have come meanwhile.
+    for _ in 0..ROUNDS_MAX {
+        if let Some(content) = checked(archive, control, &name).await? {
+            return Ok(Some(content));
+        }
+        if !tails {
+            return Ok(None);
+        }
+        match part_of(archive, control, segment).await? {
+            Part::Found(content) => return Ok(Some(content)),
+            Part::Gone => {}
+            Part::None => return checked(archive, control, &name).await,
+        }
     }
-    match &name {
-        ObjectName::Segment { segment, .. } if tails => part_of(archive, control, segment).await,
-        _ => Ok(None),
-    }
+    anyhow::bail!("the tails of {} were replaced each time while they were read: try again", archive.url_of(&name))
+}
+
+/// What there is of a segment that is not there whole.
+enum Part {
+    /// This, filled up to a segment's length.
+    Found(Bytes),
+    /// Something was listed, and then it was not there.
+    Gone,
+    /// Nothing.
+    None,
 }
 
 /// An object's content, checked.
@@ -142,36 +165,33 @@ async fn checked(archive: &Archive, control: &Control, name: &ObjectName) -> any
 }
 
 /// A segment that is not there whole, as far as it is there: what reaches further of its `.partial` and its longest tail.
-async fn part_of(archive: &Archive, control: &Control, name: &SegmentName) -> anyhow::Result<Option<Bytes>> {
+async fn part_of(archive: &Archive, control: &Control, name: &SegmentName) -> anyhow::Result<Part> {
     let partial = ObjectName::Partial { system: control.system, segment: name.clone() };
     let partial = checked(archive, control, &partial).await?;
     let tail = longest_tail(archive, control, name).await?;
     let segment = name.segment(control.segment);
     let reach = |content: &Bytes| segment.map_or(Lsn::INVALID, |segment| complete_end(content, segment, control));
     let (found, from) = match (partial, tail) {
-        (Some(partial), Some(tail)) if reach(&tail) > reach(&partial) => (tail, "tail"),
+        (Some(partial), Part::Found(tail)) if reach(&tail) > reach(&partial) => (tail, "tail"),
         (Some(partial), _) => (partial, ".partial"),
-        (None, Some(tail)) => (tail, "tail"),
-        (None, None) => return Ok(None),
+        (None, Part::Found(tail)) => (tail, "tail"),
+        (None, none) => return Ok(none),
     };
     tracing::warn!("{name} is not there whole: its {from} is given, whose last record ends at {}", reach(&found));
-    Ok(Some(found))
+    Ok(Part::Found(found))
 }
 
 /// The longest tail of a segment, filled up with zeros.
-async fn longest_tail(archive: &Archive, control: &Control, name: &SegmentName) -> anyhow::Result<Option<Bytes>> {
+async fn longest_tail(archive: &Archive, control: &Control, name: &SegmentName) -> anyhow::Result<Part> {
     let tails = archive.list_tails(control.system, name).await?;
-    let Some(longest) = tails.objects.into_iter().next_back().map(|listed| listed.name) else { return Ok(None) };
-    let Some(content) = archive.get(&longest).await? else {
-        // Superseded since it was listed: by a longer one, or by the whole segment.
-        anyhow::bail!("{} was replaced while it was read: try again", archive.url_of(&longest));
-    };
+    let Some(longest) = tails.objects.into_iter().next_back().map(|listed| listed.name) else { return Ok(Part::None) };
+    let Some(content) = archive.get(&longest).await? else { return Ok(Part::Gone) };
     walfile::check_start(name, &content, control.system, control.segment).with_context(|| archive.url_of(&longest))?;
     let mut whole = content.to_vec();
     let size = usize::try_from(control.segment.bytes()).context("a segment's size")?;
     anyhow::ensure!(whole.len() <= size, "{} is longer than a segment", archive.url_of(&longest));
     whole.resize(size, 0);
-    Ok(Some(whole.into()))
+    Ok(Part::Found(whole.into()))
 }
 
 /// Where the last complete record ends that is in a part of a segment.
@@ -203,21 +223,4 @@ pub fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_written_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("RECOVERYXLOG");
-        std::fs::write(&path, "what was there before").unwrap();
-        write(&path, b"new").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
-        // A folder of that name can't be replaced by a file.
-        let taken = folder.path().join("taken");
-        std::fs::create_dir(&taken).unwrap();
-        assert!(write(&taken, b"new").is_err());
-        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left.len(), 2, "nothing temporary is left: {left:?}");
-    }
-}
+mod tests;
