@@ -47,6 +47,7 @@ pub struct Postgres {
     data: PathBuf,
     log: PathBuf,
     snapshots: u32,
+    environment: Vec<(String, String)>,
     scratch: Scratch,
 }
 

@@ -11,6 +11,7 @@ mod suite {
     mod faults;
     mod garbage;
     mod harness;
+    mod pitr;
     mod recover;
     mod refusals;
     mod s3;

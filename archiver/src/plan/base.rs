@@ -336,15 +336,17 @@ impl Base {
         }
     }
 
-    /// Refuses a stop that Postgres would refuse, or that would leave the folder with more than was asked for.
+    /// Refuses a stop that Postgres would refuse.
     ///
     /// # Errors
-    /// Where it lies before the consistent point.
+    /// Where it lies before the consistent point. A folder that replays its own WAL first is not consistent before it has left that: a stop
+    /// behind its very last record is too early as well.
     pub fn judge(&self, goal: &Goal, found: &Found, consistent: Lsn, reach: &Reach) -> Result<(), Refusal> {
-        if found.replayed() >= consistent {
+        let stop = if self.kind == Kind::Crashed { found.lsn } else { found.replayed() };
+        if stop >= consistent {
             return Ok(());
         }
-        Err(Refusal::BeforeConsistent { goal: goal.to_string(), stop: found.replayed(), consistent, reach: reach.clone() })
+        Err(Refusal::BeforeConsistent { goal: goal.to_string(), stop, consistent, reach: reach.clone() })
     }
 
     /// Refuses a moment before the last commit that the folder holds already: Postgres would stop at the next one that is later, and

@@ -57,7 +57,7 @@ impl Postgres {
             bail!("the server runs already");
         }
         let mut command = self.program("postgres");
-        command.arg("-D").arg(&self.data);
+        command.arg("-D").arg(&self.data).envs(self.environment.iter().cloned());
         self.process = Some(Process::spawn(&format!("postgres {}", self.version), command, &self.log)?);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use walbus::SegmentSize;
 
-use super::template::{copy_template, initdb, programs};
+use super::template::{copy_folder, copy_template, initdb, programs};
 use super::{Postgres, SINK_PASSWORD, SINK_ROLE};
 use crate::port::Port;
 use crate::program;
@@ -51,6 +51,7 @@ pub struct Setup {
     tls: bool,
     own_system_id: bool,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -62,6 +63,7 @@ impl Setup {
             tls: false,
             own_system_id: false,
             settings: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -89,6 +91,12 @@ impl Setup {
     /// TLS on its TCP port, required there, with a certificate for `localhost` and `127.0.0.1`.
     pub const fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Variables of its server.
+    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment.extend(variables);
         self
     }
 
@@ -145,6 +153,22 @@ impl Setup {
         Ok(cluster)
     }
 
+    /// Takes a copy of a data folder, a base backup or a [`Snapshot`](super::Snapshot), and starts nothing.
+    ///
+    /// # Errors
+    /// Where it can't be copied.
+    pub async fn copy_of(self, folder: &Path) -> Result<Postgres> {
+        let cluster = self.place().await?;
+        copy_folder(folder, &cluster.data).await?;
+        // The server whose folder it was may be alive, elsewhere.
+        match std::fs::remove_file(cluster.data.join("postmaster.pid")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("remove postmaster.pid"),
+            _ => {}
+        }
+        self.configure(&cluster)?;
+        Ok(cluster)
+    }
+
     /// All but the data folder.
     async fn place(&self) -> Result<Postgres> {
         let scratch = Scratch::new()?;
@@ -158,6 +182,7 @@ impl Setup {
             data: scratch.path().join("data"),
             log: scratch.path().join("postgres.log"),
             snapshots: 0,
+            environment: self.environment.clone(),
             scratch,
         })
     }
