@@ -2,10 +2,10 @@
 //! every other way.
 //!
 //! ```text
-//!   pgbench ─▶ Postgres ── archive_command: a hard link, then push ─▶ Faults ─▶ S3
-//!                 │                             │                               │
-//!                 │                      what it wrote  ◀──── is the same ────▶ │
-//!                 └── an older copy of its folder ◀──────── fetch ──────────────┘   replays to the very same tables
+//!   pgbench ─▶ Postgres ── archive_command: a hard link, then push ─▶ (daemon) ─▶ Faults ─▶ S3
+//!                 │                             │                                        │
+//!                 │                      what it wrote  ◀───────── is the same ────────▶ │
+//!                 └── an older copy of its folder ◀──────────── fetch ───────────────────┘   replays to the very same tables
 //! ```
 //!
 //! The hard link keeps what Postgres wrote, whatever becomes of the file: with `wal_recycle` off, it is never written again. A seed fixes
@@ -22,7 +22,7 @@ use anyhow::{Context, Result};
 use tokio::time::Instant;
 use walbus::sim::Random;
 
-use crate::archiver::Archiver;
+use crate::archiver::{Archiver, Daemon};
 use crate::postgres::{Postgres, Snapshot};
 use crate::process::Process;
 use crate::s3::{Client, Faults, S3};
@@ -75,6 +75,8 @@ struct Stage {
     random: Random,
     // Before what they use: dropped first.
     bench: Option<Process>,
+    /// In two rounds of three: uploads ahead of `archive_command`, and fetches ahead in the end.
+    daemon: Option<Daemon>,
     cluster: Postgres,
     faults: Faults,
     server: S3,
@@ -116,7 +118,7 @@ impl Stage {
         let segment_mb = if random.chance(3, 4) { 1 } else { 4 };
         let server = S3::start_new().await?;
         let faults = Faults::before(server.port())?;
-        let archiver = Archiver::at(faults.port()).timeout(3);
+        let archiver = Archiver::at(faults.port()).timeout(20);
         let mut cluster = Postgres::version(round.version)
             .wal_segment_mb(segment_mb)
             .setting("archive_mode", "on")
@@ -134,7 +136,23 @@ impl Stage {
         cluster.reload()?;
         let older = cluster.snapshot().await?;
         let client = server.client()?;
-        Ok(Self { random, bench: None, cluster, faults, server, client, archiver, written, older, counts: Counts::default() })
+        let mut daemon = random.chance(2, 3).then(|| Daemon::of(&cluster, &archiver));
+        if let Some(daemon) = &mut daemon {
+            daemon.start().await?;
+        }
+        Ok(Self {
+            random,
+            bench: None,
+            daemon,
+            cluster,
+            faults,
+            server,
+            client,
+            archiver,
+            written,
+            older,
+            counts: Counts::default(),
+        })
     }
 
     async fn play(&mut self) -> Result<verify::Found> {
@@ -173,6 +191,11 @@ impl Stage {
         if !self.server.runs() {
             self.server.start().await?;
         }
+        if let Some(daemon) = &mut self.daemon
+            && !daemon.runs()
+        {
+            daemon.start().await?;
+        }
         Ok(())
     }
 
@@ -181,18 +204,26 @@ impl Stage {
         if let Some(bench) = &mut self.bench {
             bench.kill_all()?;
         }
-        let last = self.cluster.value("SELECT pg_walfile_name(pg_current_wal_lsn())").await?;
         self.cluster.switch_wal().await?;
-        let system = self.cluster.system().await?;
-        eventually(CATCH_UP, &format!("{last} to be archived"), async || {
-            let held = self.archiver.files(&self.client, system).await?.contains(&last);
-            if !held {
+        self.archived().await
+    }
+
+    /// Waits until Postgres has nothing left that is ready to be archived.
+    async fn archived(&mut self) -> Result<()> {
+        let status = self.cluster.wal().join("archive_status");
+        eventually(CATCH_UP, "all to be archived", async || {
+            let names = std::fs::read_dir(&status)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            let waiting = names.filter(|name| name.ends_with(".ready")).count();
+            if waiting > 0 {
                 // After three failures, the archiver sleeps for a minute, unless it is woken.
                 self.cluster.reload()?;
             }
-            Ok(held.then_some(()))
+            Ok((waiting == 0).then_some(()))
         })
         .await
-        .with_context(|| self.cluster.log())
+        .with_context(|| {
+            let daemon = self.daemon.as_ref().map_or_else(String::new, Daemon::log);
+            format!("{}\nthe daemon's log:\n{daemon}", self.cluster.log())
+        })
     }
 }

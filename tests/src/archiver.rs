@@ -1,9 +1,9 @@
 //! The archiver's program, as Postgres and people run it, against an archive of a test.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use walbus::SystemId;
 use walbus::archive::envelope;
@@ -11,8 +11,13 @@ use walbus::archive::key::Keys;
 use walbus::archive::layout::ObjectName;
 
 use crate::postgres::Postgres;
+use crate::process::Process;
 use crate::program::{self, command, of_workspace};
 use crate::s3::{self, BUCKET, Client};
+use crate::wait::{DEADLINE, eventually};
+
+/// What the daemon prints when it answers.
+const LISTENING: &str = "listening on ";
 
 /// How the program reaches one archive.
 #[derive(Debug, Clone)]
@@ -171,6 +176,76 @@ impl Archiver {
     }
 }
 
+/// A daemon beside a cluster: `serve`, and its process while that runs.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Option<Process>,
+    archiver: Archiver,
+    pgdata: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// The daemon of a cluster, not yet started; it uses the same settings as this archiver.
+    #[must_use]
+    pub fn of(cluster: &Postgres, archiver: &Archiver) -> Self {
+        let log = cluster.scratch().path().join("archiver.log");
+        Self { process: None, archiver: archiver.clone(), pgdata: cluster.data().to_owned(), log }
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// Where it runs already, or ends: with its log.
+    pub async fn start(&mut self) -> Result<()> {
+        if self.runs() {
+            bail!("the daemon runs already");
+        }
+        let from = self.log().len();
+        let mut serve = self.archiver.command("serve")?;
+        serve.arg("--pgdata").arg(&self.pgdata);
+        self.process = Some(Process::spawn("beyond-pg-archiver serve", serve, &self.log)?);
+        let listens = eventually(DEADLINE, "the daemon to listen", async || {
+            if self.process()?.check_runs().is_err() {
+                return Ok(Some(false));
+            }
+            Ok(self.log().get(from..).is_some_and(|log| log.contains(LISTENING)).then_some(true))
+        });
+        if !listens.await.with_context(|| format!("the daemon's log:\n{}", self.log()))? {
+            self.process()?.check_runs()?;
+        }
+        Ok(())
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// Where it was never started.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the daemon was not started")
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn runs(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| matches!(process.ended(), Ok(None)))
+    }
+
+    /// Kills it by SIGKILL and waits until it is dead.
+    ///
+    /// # Errors
+    /// Where it was never started.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process()?.kill_all()
+    }
+
+    /// Everything that it has logged, all its starts together.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
 impl Postgres {
     /// Its system identifier.
     ///
@@ -188,7 +263,7 @@ impl Postgres {
         let command = format!("{} %p", archiver.command_line("push")?);
         self.append_settings(&[("archive_command", &command)])?;
         self.reload()?;
-        crate::eventually(crate::DEADLINE, "the archive_command to be read", async || {
+        eventually(DEADLINE, "the archive_command to be read", async || {
             Ok((self.value("SHOW archive_command").await? == command).then_some(()))
         })
         .await

@@ -37,7 +37,7 @@ mod wait;
 pub mod walsender;
 
 pub use account::Account;
-pub use archiver::Archiver;
+pub use archiver::{Archiver, Daemon};
 pub use cdc::Cdc;
 pub use clock::ShiftedClock;
 pub use compare::{Held, compare, download};

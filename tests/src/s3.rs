@@ -20,6 +20,7 @@ use crate::port::Port;
 use crate::process::Process;
 use crate::program::{self, command, of_workspace};
 use crate::scratch::Scratch;
+use crate::tls::Authority;
 use crate::wait::{DEADLINE, eventually};
 
 pub use client::{Answer, Client};
@@ -46,6 +47,7 @@ pub struct S3 {
     kind: S3Kind,
     port: Port,
     args: Vec<String>,
+    authority: Option<Authority>,
     folder: PathBuf,
     log: PathBuf,
     scratch: Scratch,
@@ -73,6 +75,7 @@ impl S3 {
             kind,
             port: Port::reserve()?,
             args: Vec::new(),
+            authority: None,
             folder: scratch.path().join("objects"),
             log: scratch.path().join("s3.log"),
             scratch,
@@ -83,6 +86,24 @@ impl S3 {
     pub fn arg(&mut self, arg: &str) -> &mut Self {
         self.args.push(arg.to_owned());
         self
+    }
+
+    /// Makes a server of our own speak TLS alone, from its start on, as `localhost` and `127.0.0.1`; gives the file of the authority that
+    /// clients have to trust.
+    ///
+    /// # Errors
+    /// Where no certificate can be made.
+    pub fn tls(&mut self) -> Result<PathBuf> {
+        let authority = Authority::new()?;
+        let identity = authority.server(&["localhost", "127.0.0.1"])?;
+        for (flag, name, content) in [("--tls-cert", "server.pem", identity.certificate), ("--tls-key", "server.key", identity.key)]
+        {
+            let path = self.scratch.file(name, content)?;
+            self.args.extend([flag.to_owned(), path.to_string_lossy().into_owned()]);
+        }
+        let trusted = self.scratch.file("ca.pem", authority.certificate())?;
+        self.authority = Some(authority);
+        Ok(trusted)
     }
 
     /// Starts it and waits until it answers and has its bucket.
@@ -128,7 +149,10 @@ impl S3 {
     /// # Errors
     /// Where none can be made.
     pub fn client(&self) -> Result<Client> {
-        Client::new(self.port(), BUCKET)
+        match &self.authority {
+            Some(authority) => Client::with_tls(self.port(), BUCKET, authority),
+            None => Client::new(self.port(), BUCKET),
+        }
     }
 
     /// Everything that it has logged.

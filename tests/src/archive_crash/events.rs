@@ -17,8 +17,10 @@ pub(super) enum Event {
     Checkpoint,
     /// This goes wrong with requests of that method, all or the first few.
     Fault(&'static str, Fault, Option<u64>),
-    /// Postgres and the store are killed at once.
-    KillBoth,
+    /// Postgres, the daemon and the store are killed at once.
+    KillAll,
+    /// The daemon is killed, where there is one.
+    KillDaemon,
     /// Postgres is killed, its running push with it, and recovers by itself.
     KillPostgres,
     /// The push that runs is killed.
@@ -37,9 +39,10 @@ pub(super) enum Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     postgres_killed: u32,
+    daemon_killed: u32,
     pushes_killed: u32,
     store_killed: u32,
-    both_killed: u32,
+    all_killed: u32,
     promotions: u32,
     faults: u32,
     /// Requests that a fault has befallen.
@@ -51,11 +54,12 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "killed: postgres {}, push {}, store {}, both {}; promotions {}; faults {} of {} requests; switches {}",
+            "killed: postgres {}, push {}, daemon {}, store {}, all {}; promotions {}; faults {} of {} requests; switches {}",
             self.postgres_killed,
             self.pushes_killed,
+            self.daemon_killed,
             self.store_killed,
-            self.both_killed,
+            self.all_killed,
             self.promotions,
             self.faults,
             self.hits,
@@ -67,12 +71,13 @@ impl fmt::Display for Counts {
 impl Event {
     pub(super) fn any(random: &mut Random) -> Self {
         match random.below(20) {
-            0..5 => Self::KillPostgres,
+            0..4 => Self::KillPostgres,
             // Postgres starts its archiver again after 10 s, no more than one of these in a round on average.
-            5..7 => Self::KillPush,
-            7..9 => Self::KillStore,
-            9..11 => Self::RestartStore,
-            11 => Self::KillBoth,
+            4..6 => Self::KillPush,
+            6..9 => Self::KillDaemon,
+            9 => Self::KillStore,
+            10 => Self::RestartStore,
+            11 => Self::KillAll,
             12 => Self::Promote,
             13 => Self::SwitchStorm(3 + random.below(10)),
             14 => Self::Checkpoint,
@@ -118,12 +123,25 @@ impl Stage {
                 .await?;
                 self.counts.hits += hits.count();
             }
-            Event::KillBoth => {
-                self.counts.both_killed += 1;
+            Event::KillAll => {
+                self.counts.all_killed += 1;
+                if let Some(daemon) = &mut self.daemon {
+                    daemon.kill()?;
+                }
                 self.cluster.kill()?;
                 self.server.kill()?;
                 self.check_done().await?;
                 self.cluster.start().await?;
+            }
+            Event::KillDaemon => {
+                if let Some(daemon) = &mut self.daemon {
+                    self.counts.daemon_killed += 1;
+                    daemon.kill()?;
+                    // Now and then, pushes do without for a while.
+                    if self.random.chance(1, 2) {
+                        daemon.start().await?;
+                    }
+                }
             }
             Event::KillPostgres => {
                 self.counts.postgres_killed += 1;
@@ -138,6 +156,8 @@ impl Stage {
             }
             Event::Promote => {
                 self.counts.promotions += 1;
+                // Its shutdown waits for them, for as long as they take.
+                self.archived().await?;
                 self.cluster.restart_as_standby().await?;
                 self.cluster.promote().await?;
             }

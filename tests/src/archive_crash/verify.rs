@@ -115,7 +115,13 @@ impl Stage {
 
     /// An older copy of the folder and the archive make the very same tables.
     async fn check_restore(&mut self, before: &[Vec<String>]) -> Result<u64> {
+        if let Some(daemon) = &mut self.daemon {
+            daemon.kill()?;
+        }
         self.cluster.restore(&self.older).await?;
+        if let Some(daemon) = &mut self.daemon {
+            daemon.start().await?;
+        }
         let restore = format!("{} %f %p", self.archiver.clone().timeout(60).command_line("fetch")?);
         self.cluster.append_settings(&[("restore_command", &restore), ("archive_command", "false")])?;
         let signal = self.cluster.data().join("recovery.signal");

@@ -18,6 +18,14 @@ struct Args {
     #[arg(long)]
     folder: PathBuf,
 
+    /// A certificate, PEM: it then speaks TLS alone.
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The certificate's key, PEM.
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
     /// Syncs what it acknowledges: it survives the loss of power as well.
     #[arg(long)]
     sync: bool,
@@ -27,6 +35,11 @@ struct Args {
 async fn main() -> Result<()> {
     let args = Args::parse();
     let listener = TcpListener::bind(args.listen).with_context(|| format!("listen on {}", args.listen))?;
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let tls = match args.tls_cert.as_ref().zip(args.tls_key.as_ref()) {
+        Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+        None => None,
+    };
     println!("listening on http://{}", listener.local_addr()?);
-    harness::s3::serve(listener, &args.folder, args.sync).await
+    harness::s3::serve(listener, &args.folder, tls, args.sync).await
 }

@@ -8,6 +8,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::xml::{elements, unescape};
+use crate::tls::Authority;
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -64,6 +65,17 @@ impl Client {
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let http = reqwest::Client::builder().no_proxy().timeout(ANSWER).build()?;
         Ok(Self { http, bucket: bucket.to_owned(), endpoint: format!("http://127.0.0.1:{port}") })
+    }
+
+    /// The same by TLS, of a server that this authority vouches for.
+    ///
+    /// # Errors
+    /// Where none can be made.
+    pub fn with_tls(port: u16, bucket: &str, authority: &Authority) -> Result<Self> {
+        let client = Self::new(port, bucket)?;
+        let trusted = reqwest::Certificate::from_pem(authority.certificate().as_bytes())?;
+        let http = reqwest::Client::builder().tls_certs_only([trusted]).no_proxy().timeout(ANSWER).build()?;
+        Ok(Self { http, endpoint: format!("https://127.0.0.1:{port}"), ..client })
     }
 
     /// Sends a request. `target` is what follows the bucket in the URL: empty, `?query`, or `/key?query`, encoded as it has to be.

@@ -14,6 +14,7 @@ mod call;
 mod list;
 mod multipart;
 mod store;
+mod tls;
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -35,25 +36,33 @@ pub(super) use answer::error as error_document;
 use answer::{Refusal, RefusalKind};
 use call::{Call, Operation};
 use store::{Draft, Store};
+use tls::TlsListener;
 
 /// The most bytes of a request that is read into memory: a list of keys to be deleted.
 const REQUEST_MAX: usize = 4 << 20;
 
 /// Serves the objects in `folder`, which is made where it is missing, until the process ends.
 ///
-/// With `sync`, what was acknowledged survives the loss of power as well; without, the death of the process alone.
+/// With `tls`, a certificate and its key as PEM, it speaks TLS alone. With `sync`, what was acknowledged survives the loss of power as well; without, the death of the process alone.
 ///
 /// # Errors
 /// Where the folder can't be used, or the listener fails.
-pub async fn serve(listener: TcpListener, folder: &Path, sync: bool) -> Result<()> {
+pub async fn serve(listener: TcpListener, folder: &Path, tls: Option<(Vec<u8>, Vec<u8>)>, sync: bool) -> Result<()> {
     let store = Arc::new(Store::open(folder, sync)?);
     listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?.tap_io(|stream| {
-        // A delay of the kernel's would be measured as one of the store's.
-        stream.set_nodelay(true).ok();
-    });
+    let listener = tokio::net::TcpListener::from_std(listener)?;
     let app = Router::new().fallback(handle).with_state(store);
-    axum::serve(listener, app).await.context("serve")
+    let served = match tls {
+        Some((certificate, key)) => axum::serve(TlsListener::new(listener, &certificate, &key)?, app).await,
+        None => {
+            let listener = listener.tap_io(|stream| {
+                // A delay of the kernel's would be measured as one of the store's.
+                stream.set_nodelay(true).ok();
+            });
+            axum::serve(listener, app).await
+        }
+    };
+    served.context("serve")
 }
 
 async fn handle(State(store): State<Arc<Store>>, request: Request<Body>) -> Response {

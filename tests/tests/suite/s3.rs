@@ -60,6 +60,25 @@ async fn a_body_that_was_not_signed_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn it_speaks_tls_to_those_who_trust_it() -> Result<()> {
+    let mut server = S3::new(S3Kind::Own)?;
+    let authority = server.tls()?;
+    server.start().await?;
+    server.client()?.put("k", "x").await?;
+    let cluster = harness::Postgres::version(18).create().await?;
+    let archiver = harness::Archiver::at(server.port()).env("AWS_ENDPOINT_URL", &format!("https://127.0.0.1:{}", server.port()));
+    let to = cluster.scratch().path().join("fetched");
+    let run = archiver.clone().timeout(2).fetch(cluster.data(), "00000002.history", &to).await?;
+    ensure!(run.ended(130, &["certificate"]), "{run:?}");
+    let archiver = archiver.env("AWS_CA_BUNDLE", &authority.to_string_lossy());
+    let probed = archiver.run("probe", [""; 0]).await?;
+    ensure!(probed.ended(0, &[]), "{probed:?}");
+    let run = archiver.fetch(cluster.data(), "00000002.history", &to).await?;
+    ensure!(run.ended(1, &[]), "{run:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn moto_forgets_and_takes_its_port_again() -> Result<()> {
     let mut server = S3::new(S3Kind::Moto)?;
     server.start().await?;
