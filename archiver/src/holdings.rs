@@ -21,7 +21,7 @@ use crate::plan::{Chain, Held, Inventory, Link};
 const REQUESTS: usize = 32;
 
 /// How many segments are kept in memory: reading goes back by one where a record lies on both sides of a boundary.
-const KEPT: usize = 3;
+const KEPT: usize = 4;
 
 /// What an archive holds of one cluster.
 #[derive(Debug)]

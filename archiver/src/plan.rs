@@ -20,6 +20,9 @@ pub mod prune;
 pub mod target;
 pub mod window;
 
+#[cfg(test)]
+mod tests;
+
 pub use base::{Base, Consistency, Kind, Refusal};
 pub use chain::{Chain, Gap, Held, Link, Run};
 pub use inventory::{Inventory, NoHistory};

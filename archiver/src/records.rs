@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use walbus::proto::wal::{DecodeError, Decoder, PAGE_BYTES, PageHeader, Record, WalEvent, prepared_xid_of};
 use walbus::{Lsn, SegmentSize, Timeline};
 
@@ -11,6 +12,9 @@ use crate::plan::Link;
 
 /// How much of a segment is decoded between two looks at whether that is enough, in bytes.
 const PIECE: usize = 1 << 20;
+
+/// How many segments are asked for at once: the next is on its way while one is read.
+const AHEAD: usize = 2;
 
 /// How reading ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +46,10 @@ pub async fn read(
     let begin = start.unwrap_or_else(|| first.segment.start(size));
     let mut decoder = Decoder::new(size, begin, timeline)?.with_system(inventory.system);
     let mut before: Option<(Lsn, Bytes)> = None;
+    let mut contents = std::pin::pin!(stream::iter(links).map(|link| holdings.bytes(link)).buffered(AHEAD));
     for link in links {
         let at = link.segment.start(size);
-        let bytes = holdings.bytes(link).await?;
+        let Some(bytes) = contents.next().await.transpose()? else { break };
         let skip = usize::try_from(decoder.position().bytes_after(at)).unwrap_or(usize::MAX).min(bytes.len());
         for piece in bytes[skip..].chunks(PIECE) {
             let mut flow = ControlFlow::Continue(());

@@ -15,6 +15,10 @@ struct Args {
     #[arg(long, default_value_t = 30)]
     targets: u64,
 
+    /// Recovers to moments alone, each of which is compared with locate.
+    #[arg(long)]
+    times: bool,
+
     /// How many rounds are played, for each version.
     #[arg(long, default_value_t = 1)]
     rounds: u64,
@@ -43,7 +47,7 @@ async fn main() -> Result<()> {
     let mut failed = 0;
     for version in versions {
         for seed in &seeds {
-            let round = Round { seed: *seed, version, targets: args.targets };
+            let round = Round { seed: *seed, version, targets: args.targets, only_times: args.times };
             match Box::pin(play(round)).await {
                 Ok(outcome) => println!("seed {seed} postgres {version}: {outcome}"),
                 Err(error) => {

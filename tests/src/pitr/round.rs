@@ -16,6 +16,8 @@ pub struct Round {
     pub version: u32,
     /// How many targets are recovered to.
     pub targets: u64,
+    /// Whether all of them are moments.
+    pub only_times: bool,
 }
 
 /// How a round went, all rows being right.
@@ -64,7 +66,7 @@ async fn play_story(round: Round, random: &mut Random, story: &mut Story) -> Res
         latest = latest.max(event.to_us);
     }
     for number in 0..round.targets {
-        let (base, aimed) = aim_at_any(random, story)?;
+        let (base, aimed) = aim_at_any(random, story, round.only_times)?;
         hit(story, &base, &aimed, &mut outcome)
             .await
             .with_context(|| format!("target {number}: {:?} from {base:?}", aimed.args))?;
@@ -112,23 +114,25 @@ struct Aimed {
 /// How often another target is drawn where what must come of one can't be told.
 const DRAWS: usize = 1000;
 
-fn aim_at_any(random: &mut Random, story: &Story) -> Result<(Base, Aimed)> {
+fn aim_at_any(random: &mut Random, story: &Story, only_times: bool) -> Result<(Base, Aimed)> {
     for _ in 0..DRAWS {
         let base = &story.bases[usize::try_from(random.below(story.bases.len() as u64))?];
         let at = usize::try_from(random.below(story.events.len() as u64))?;
-        if let Some(aimed) = aim(random, story, base, at) {
+        let Some(aimed) = aim(random, story, base, at, only_times) else { continue };
+        // Now and then one that must be refused.
+        if aimed.count >= base.consistent || random.chance(1, 8) {
             return Ok((base.clone(), aimed));
         }
     }
     anyhow::bail!("no target in {DRAWS} draws")
 }
 
-fn aim(random: &mut Random, story: &Story, base: &Base, at: usize) -> Option<Aimed> {
+fn aim(random: &mut Random, story: &Story, base: &Base, at: usize, only_times: bool) -> Option<Aimed> {
     let event = &story.events[at];
     let inclusive = random.chance(1, 2);
     let mut args;
     let mut locate = None;
-    let count = match random.below(8) {
+    let count = match if only_times { 7 } else { random.below(8) } {
         0 => {
             let (name, _) = &story.names[usize::try_from(random.below(story.names.len().max(1) as u64)).ok()?..].first()?;
             args = vec!["--target-name".to_owned(), name.clone()];
