@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use super::envelope::{HEADER_BYTES, Header, Sealing, open, seal};
 use super::key::Keys;
@@ -28,6 +28,9 @@ pub use error::StoreError;
 
 /// What the marker says.
 const MARKER: &[u8] = b"{\"format\":1}\n";
+
+/// How many objects are listed by one call, with ten requests to S3.
+const LIST_BATCH: usize = if cfg!(test) { 3 } else { 10_000 };
 
 /// How an archive is used.
 #[derive(Debug, Clone)]
@@ -455,12 +458,21 @@ impl Archive {
 
     async fn list_folder(&self, folder: &str) -> Result<Listing, StoreError> {
         let below = self.below(folder);
-        let mut found: Vec<_> = self
-            .retrying("list", &below, || async {
-                let listed = self.inner.store.list(Some(&below)).try_collect::<Vec<_>>().await;
-                listed.map_err(|error| StoreError::of(error, "list", self.shown(&below)))
-            })
-            .await?;
+        let mut found: Vec<ObjectMeta> = Vec::new();
+        loop {
+            let after = found.last().map(|meta| meta.location.clone());
+            let part = self.retrying("list", &below, || self.list_part(&below, after.as_ref())).await?;
+            let is_last = part.len() < self.list_batch();
+            if !is_last && !part.is_sorted_by(|a, b| a.location < b.location) {
+                let problem =
+                    format!("{} lists objects in no order: what is there can't be told for sure. Use another store", self.url());
+                return Err(StoreError::Unsupported { problem });
+            }
+            found.extend(part);
+            if is_last {
+                break;
+            }
+        }
         self.prove_absent().await?;
         found.sort_by(|a, b| a.location.cmp(&b.location));
         let mut listing = Listing::default();
@@ -476,6 +488,22 @@ impl Archive {
             }
         }
         Ok(listing)
+    }
+
+    /// Up to [`Self::list_batch`] objects of a folder, those behind `after`.
+    async fn list_part(&self, below: &Path, after: Option<&Path>) -> Result<Vec<ObjectMeta>, StoreError> {
+        let listed = match after {
+            Some(after) => self.inner.store.list_with_offset(Some(below), after),
+            None => self.inner.store.list(Some(below)),
+        };
+        let part = listed.take(self.list_batch()).try_collect().await;
+        part.map_err(|error| StoreError::of(error, "list", self.shown(below)))
+    }
+
+    /// How many objects one call lists, so that the time of a call is enough for any archive. A folder's have no order, and are listed at
+    /// once.
+    fn list_batch(&self) -> usize {
+        if self.inner.folder.is_some() { usize::MAX } else { LIST_BATCH }
     }
 
     /// The clusters that have objects here.

@@ -1,10 +1,10 @@
 use super::*;
 use crate::archive::key::Key;
-use futures_util::StreamExt;
+use futures_util::FutureExt;
 use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::{
-    CopyOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutPayload, PutResult, Result as Stored,
+    CopyOptions, GetResult, ListResult, MultipartUpload, PutMultipartOptions, PutPayload, PutResult, Result as Stored,
 };
 use std::sync::atomic::AtomicUsize;
 
@@ -56,6 +56,8 @@ enum Fault {
     Refused(fn() -> object_store::Error),
     /// Nothing is answered.
     Silent,
+    /// Objects are listed the other way around.
+    Unordered,
 }
 
 impl std::fmt::Display for Faulty {
@@ -82,7 +84,7 @@ impl Faulty {
         match self.fault {
             Fault::Refused(error) => Err(error()),
             Fault::Silent => std::future::pending().await,
-            Fault::AnswersLost(_) | Fault::Unconditional => Ok(asked),
+            Fault::AnswersLost(_) | Fault::Unconditional | Fault::Unordered => Ok(asked),
         }
     }
 }
@@ -115,7 +117,12 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Stored<ObjectMeta>> {
-        self.inner.list(prefix)
+        let listed = self.inner.list(prefix);
+        if !matches!(self.fault, Fault::Unordered) {
+            return listed;
+        }
+        let reversed = listed.collect::<Vec<_>>().map(|found| futures_util::stream::iter(found.into_iter().rev()));
+        reversed.flatten_stream().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Stored<ListResult> {
@@ -368,6 +375,35 @@ fn a_list_is_in_order_and_names_what_is_foreign() {
 }
 
 #[test]
+fn a_long_list_is_put_together() {
+    let (_kept, in_folder) = folder(options());
+    for archive in [memory().1, in_folder] {
+        block_on(async {
+            archive.probe().await.unwrap();
+            for count in 0..8 {
+                let listing = archive.list(SYSTEM, None).await.unwrap();
+                let names: Vec<_> = listing.objects.into_iter().map(|listed| listed.name).collect();
+                assert_eq!(names, (0..count).map(|number| segment(number + 1)).collect::<Vec<_>>());
+                archive.put(&segment(count + 1), bytes("x")).await.unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_store_that_lists_in_no_order_is_refused() {
+    let (store, archive) = Faulty::archive(Fault::Unordered);
+    block_on(async {
+        store.inner.put(&Path::from("beyond-pg-archive"), "{\"format\":1}\n".into()).await.unwrap();
+        for number in 1..5 {
+            store.inner.put(&Path::from(segment(number).to_string()), "x".into()).await.unwrap();
+        }
+        let error = archive.list(SYSTEM, None).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Unsupported { problem } if problem.contains("no order")), "{error}");
+    });
+}
+
+#[test]
 fn calls_can_be_made_on_any_thread() {
     fn is_send<T: Send>(value: T) -> T {
         value
@@ -377,5 +413,4 @@ fn calls_can_be_made_on_any_thread() {
     drop(is_send(archive.put(&segment(1), Bytes::new())));
     drop(is_send(archive.get(&segment(1))));
     drop(is_send(archive.list(SYSTEM, None)));
-    drop(futures_util::stream::empty::<()>().boxed());
 }
