@@ -56,6 +56,7 @@ pub use ring::{Entry, Recent};
 pub use schemas::{Redefined, SchemaSet};
 pub use writer::Writer;
 
+use scan::LargeRecords;
 use state::State;
 
 /// How the log is laid out and what it may use.
@@ -186,6 +187,8 @@ struct Shared<D: Disk> {
     system_id: SystemId,
     state: RwLock<State>,
     head: watch::Sender<Position>,
+    /// What readers of files hold.
+    large: Arc<LargeRecords>,
     /// Held by who removes segments: one at a time, so that they go in their order.
     retaining: Mutex<()>,
 }

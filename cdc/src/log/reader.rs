@@ -179,7 +179,7 @@ impl<D: Disk> Cursor<D> {
             Some(index) => index,
             None => Arc::new(load_index(shared, &file, &header)?),
         };
-        let mut records = Records::new(file, number, WINDOW_BYTES);
+        let mut records = Records::new(file, number, WINDOW_BYTES).sharing(&shared.large);
         let mut schemas = base_schemas(&mut records, &header).map_err(ReadError::from)?;
         let offset = index.offset_for(after);
         for at in index.schemas_below(offset) {
@@ -231,7 +231,7 @@ impl<D: Disk> Cursor<D> {
             let reason = format!("records are missing: the segment behind it begins at {}", header.before);
             return Err(Damage::new(&file_of(self.header.number), self.offset, reason).into());
         }
-        let records = Records::new(file, header.number, WINDOW_BYTES);
+        let records = Records::new(file, header.number, WINDOW_BYTES).sharing(&shared.large);
         // It begins with the definitions that are known here already.
         Ok(Self { header, records, offset: header.batches_at, last: None, schemas: self.schemas })
     }

@@ -64,6 +64,7 @@ pub(super) fn open<D: Disk>(
         system_id: epoch.identity.system_id,
         state: RwLock::new(state),
         head: watch::Sender::new(complete.position),
+        large: Arc::default(),
         retaining: Mutex::new(()),
     };
     let shared = Arc::new(shared);

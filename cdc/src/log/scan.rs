@@ -1,7 +1,7 @@
 //! Segments read from their start: each record checked, up to the first that is none.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use beyond_cdc_proto::prost::Message;
 use beyond_cdc_proto::v1;
@@ -27,6 +27,46 @@ pub(super) struct Records<F> {
     window: Vec<u8>,
     window_at: u64,
     window_bytes: usize,
+    large: Option<Arc<LargeRecords>>,
+}
+
+/// Records that readers hold: a large one is in memory once, however many of them hold it at the same time.
+#[derive(Debug, Default)]
+pub(super) struct LargeRecords {
+    held: Mutex<Vec<LargeRecord>>,
+}
+
+#[derive(Debug)]
+struct LargeRecord {
+    number: u64,
+    offset: u64,
+    bytes: Weak<Vec<u8>>,
+}
+
+/// A share in one.
+struct Share(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Share {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl LargeRecords {
+    /// Records below this, with their header, are not worth it.
+    const BYTES_MIN: usize = 1 << 20;
+
+    /// The one at this place, if somebody holds it.
+    pub(super) fn find(&self, number: u64, offset: u64) -> Option<Arc<Vec<u8>>> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().find(|record| (record.number, record.offset) == (number, offset)).and_then(|record| record.bytes.upgrade())
+    }
+
+    fn hold(&self, number: u64, offset: u64, bytes: &Arc<Vec<u8>>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|record| record.bytes.strong_count() > 0);
+        held.push(LargeRecord { number, offset, bytes: Arc::downgrade(bytes) });
+    }
 }
 
 /// Why there is no record.
@@ -51,7 +91,12 @@ impl From<RecordError> for NoRecord {
 impl<F: DiskFile> Records<F> {
     /// The records of a segment, of which `window_bytes` are read at once.
     pub(super) const fn new(file: Arc<F>, number: u64, window_bytes: usize) -> Self {
-        Self { file, number, window: Vec::new(), window_at: 0, window_bytes }
+        Self { file, number, window: Vec::new(), window_at: 0, window_bytes, large: None }
+    }
+
+    /// As those of others who have the same `large`.
+    pub(super) fn sharing(self, large: &Arc<LargeRecords>) -> Self {
+        Self { large: Some(Arc::clone(large)), ..self }
     }
 
     /// The record at an offset, proved; `None` where there are zeros, or the file ends.
@@ -67,11 +112,22 @@ impl<F: DiskFile> Records<F> {
         if header.record_bytes() > left {
             return Err(RecordError::Length(header.payload_bytes).into());
         }
-        let mut record = vec![0; len];
-        let read = self.file.read_at(&mut record, offset)?;
-        header.verify(&record[..read])?;
-        record.truncate(RECORD_HEADER_BYTES + usize::try_from(header.payload_bytes).unwrap_or(usize::MAX));
-        Ok(Some((header, Bytes::from(record).slice(RECORD_HEADER_BYTES..))))
+        let large = self.large.as_deref().filter(|_| len >= LargeRecords::BYTES_MIN);
+        let record = match large.and_then(|large| large.find(self.number, offset)) {
+            Some(record) => record,
+            None => {
+                let mut record = vec![0; len];
+                let read = self.file.read_at(&mut record, offset)?;
+                header.verify(&record[..read])?;
+                record.truncate(RECORD_HEADER_BYTES + usize::try_from(header.payload_bytes).unwrap_or(usize::MAX));
+                let record = Arc::new(record);
+                if let Some(large) = large {
+                    large.hold(self.number, offset, &record);
+                }
+                record
+            }
+        };
+        Ok(Some((header, Bytes::from_owner(Share(record)).slice(RECORD_HEADER_BYTES..))))
     }
 
     /// The header of the record at an offset, not proved.

@@ -89,6 +89,13 @@ fn a_row_of_any_size_is_written_and_read_back() {
     writer.sync().unwrap();
     let entry = log.reader(start()).unwrap().next_from_files().unwrap().unwrap();
     assert!(entry.payload == payload);
+    // Whoever reads it meanwhile has the same bytes.
+    let other = log.reader(start()).unwrap().next_from_files().unwrap().unwrap();
+    assert_eq!(other.payload.as_ptr(), entry.payload.as_ptr());
+    let held = || log.shared.large.find(1, 128).is_some();
+    assert!(held());
+    drop((entry, other));
+    assert!(!held(), "nobody has it");
     drop((log, writer));
     let (log, _writer) = open(&disk);
     assert_eq!(log.head(), transaction.end());
