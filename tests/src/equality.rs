@@ -121,8 +121,10 @@ pub struct Outcome {
     pub counts: Counts,
     /// What befell it.
     pub kills: Kills,
-    /// How many transactions the subscriber was given: as many as the other decoder saw.
+    /// How many transactions the subscriber was given.
     pub transactions: u64,
+    /// How many of them the other decoder saw in the same way: all, unless the server crashed in it.
+    pub decoded: u64,
     /// How many changes were in them.
     pub changes: u64,
     /// Messages that were heard.
@@ -135,10 +137,16 @@ pub struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { variant, counts, kills, transactions, changes, messages, compared: Compared { tables, rows }, took } = self;
+        let Self { variant, counts, kills, transactions, decoded, changes, messages, compared: Compared { tables, rows }, took } =
+            self;
+        let other = if decoded == transactions {
+            "as test_decoding".to_owned()
+        } else {
+            format!("as test_decoding for the first {decoded}, then the server crashed in it")
+        };
         write!(
             f,
-            "({variant}) {counts}; {kills}; received {transactions} transactions, {changes} changes, {messages} messages, as test_decoding; {tables} \
+            "({variant}) {counts}; {kills}; received {transactions} transactions, {changes} changes, {messages} messages, {other}; {tables} \
              tables, {rows} rows: equal; {:.1} s",
             took.as_secs_f64()
         )
@@ -298,14 +306,19 @@ impl Stage {
             0
         };
         let received = self.subscriber.received();
-        let transactions =
-            decoding::compare(&self.cluster, &received, self.variant.messages).await.context("the decoders differ")?;
+        let decoded = decoding::compare(&self.cluster, &received, self.variant.messages).await.context("the decoders differ")?;
+        let transactions = received.transactions.len() as u64;
+        anyhow::ensure!(
+            decoded.crashed || decoded.transactions == transactions,
+            "the decoders differ in how many transactions there are"
+        );
         self.subscriber.check()?;
         Ok(Outcome {
             variant: self.variant,
             counts: self.workload.counts(),
             kills: self.kills.clone(),
             transactions,
+            decoded: decoded.transactions,
             changes: received.changes(),
             messages,
             compared,

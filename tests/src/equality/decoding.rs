@@ -22,12 +22,21 @@ pub(super) async fn make_slot(cluster: &Postgres) -> Result<()> {
     cluster.value(&format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'test_decoding')")).await.map(drop)
 }
 
-/// Decodes all up to now, and compares; gives how many transactions there were.
-pub(super) async fn compare(cluster: &Postgres, received: &Received, messages: bool) -> Result<u64> {
-    let text = decode(cluster).await?;
+/// What the other decoder has seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decoded {
+    /// How many transactions, all of which were received in the same way.
+    pub(super) transactions: u64,
+    /// Whether the server crashed in `test_decoding` behind them. It does, on some transactions; what was decoded before is compared.
+    pub(super) crashed: bool,
+}
+
+/// Decodes all up to now, and compares.
+pub(super) async fn compare(cluster: &Postgres, received: &Received, messages: bool) -> Result<Decoded> {
     let partitioned = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                        WHERE c.relkind = 'p'";
     let partitioned: BTreeSet<String> = cluster.rows(partitioned).await?.into_iter().map(|row| row.concat()).collect();
+    let (text, crashed) = decode(cluster).await?;
     let theirs = read(&text, &partitioned)?;
     let mut theirs: Vec<(u32, Summary)> =
         theirs.into_iter().map(|(xid, summary)| (xid, if messages { summary } else { summary.without("MESSAGE") })).collect();
@@ -39,22 +48,41 @@ pub(super) async fn compare(cluster: &Postgres, received: &Received, messages: b
             bail!("transaction {number} is {our_xid} with {our}, and by test_decoding {their_xid} with {their}");
         }
     }
-    if ours.len() != theirs.len() {
+    if ours.len() != theirs.len() && !(crashed && theirs.len() < ours.len()) {
         let next = theirs.get(ours.len()).map(|(xid, summary)| format!("{xid} with {summary}"));
         bail!("{} transactions came, and {} by test_decoding; the next of which is {next:?}", ours.len(), theirs.len());
     }
-    Ok(theirs.len() as u64)
+    Ok(Decoded { transactions: theirs.len() as u64, crashed })
 }
 
-async fn decode(cluster: &Postgres) -> Result<String> {
+/// What `test_decoding` writes of all up to now, and whether the server crashed in it.
+async fn decode(cluster: &Postgres) -> Result<(String, bool)> {
     let end = cluster.flush_lsn().await?;
     let file = cluster.scratch().path().join("test_decoding.txt");
     let mut command = cluster.program("pg_recvlogical");
     command
         .args(["--dbname", "postgres", "--slot", SLOT, "--start", "--no-loop", "--endpos", &end.to_string(), "--file"])
         .arg(&file);
-    program::run(command).await?;
-    read_file(&file)
+    let ended = program::run(command).await;
+    let text = read_file(&file);
+    match ended {
+        Ok(_) => Ok((text?, false)),
+        Err(_) if has_crashed(&cluster.log()) => Ok((whole_transactions(&text?).to_owned(), true)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the server says that it died of a signal of its own while it decoded for [`SLOT`].
+fn has_crashed(log: &str) -> bool {
+    let mut lines = log.lines();
+    lines.by_ref().any(|line| line.contains("was terminated by signal 11"))
+        && lines.next().is_some_and(|line| line.contains(&format!("START_REPLICATION SLOT \"{SLOT}\"")))
+}
+
+/// What comes up to the end of the last transaction that has one.
+fn whole_transactions(text: &str) -> &str {
+    let end = text.rfind("\nCOMMIT ").and_then(|at| Some(at + 2 + text[at + 1..].find('\n')?));
+    &text[..end.unwrap_or(0)]
 }
 
 fn read_file(file: &Path) -> Result<String> {
@@ -126,6 +154,18 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crash_in_the_other_decoder_leaves_whole_transactions() {
+        let log = "LOG:  x\nLOG:  client backend (PID 7) was terminated by signal 11: Segmentation fault\nDETAIL:  Failed process was running: \
+                   START_REPLICATION SLOT \"other_decoder\" LOGICAL 0/0\nLOG:  terminating any other active server processes\n";
+        assert!(has_crashed(log));
+        assert!(!has_crashed(&log.replace("other_decoder", "equality")), "a crash in another decoder is a fault");
+        assert!(!has_crashed(&log.replace("signal 11", "signal 9")), "and so is one that the round has made");
+        assert_eq!(whole_transactions("BEGIN 7\nCOMMIT 7\nBEGIN 8\nCOMM"), "BEGIN 7\nCOMMIT 7\n");
+        assert_eq!(whole_transactions("BEGIN 7\nCOMMIT 7\nBEGIN 8\nCOMMIT "), "BEGIN 7\nCOMMIT 7\n");
+        assert_eq!(whole_transactions("BEGIN 7"), "");
+    }
 
     #[test]
     fn what_test_decoding_writes_is_read() {
