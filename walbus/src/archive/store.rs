@@ -211,6 +211,10 @@ impl Archive {
     /// Puts the marker, and says whether it was not there.
     async fn put_marker(&self) -> Result<bool, StoreError> {
         let path = self.path(&ObjectName::Marker);
+        // A file system keeps to conditions: there, a look does, and spares each push a sync.
+        if self.inner.folder.is_some() && self.retrying("get", &path, || self.get_once(&path)).await?.is_some() {
+            return Ok(false);
+        }
         self.retrying("put", &path, || self.create(&path, Bytes::from_static(MARKER))).await
     }
 
