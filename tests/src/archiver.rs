@@ -1,5 +1,7 @@
 //! The archiver's program, as Postgres and people run it, against an archive of a test.
 
+mod launched;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -15,6 +17,8 @@ use crate::process::Process;
 use crate::program::{self, command, of_workspace};
 use crate::s3::{self, BUCKET, Client};
 use crate::wait::{DEADLINE, eventually};
+
+pub use launched::Launched;
 
 /// What the daemon prints when it answers.
 const LISTENING: &str = "listening on ";
