@@ -12,7 +12,7 @@ use walbus::archive::store::Archive;
 use walbus::disk::{Disk, OsDisk};
 use walbus::proto::control::Control;
 use walbus::proto::wal::Scan;
-use walbus::{Lsn, Segment, SegmentName};
+use walbus::{Lsn, Segment, SegmentName, SegmentSize};
 
 use crate::daemon;
 use crate::daemon::client::{self, Asked};
@@ -170,7 +170,7 @@ async fn part_of(archive: &Archive, control: &Control, name: &SegmentName) -> an
     let partial = checked(archive, control, &partial).await?;
     let tail = longest_tail(archive, control, name).await?;
     let segment = name.segment(control.segment);
-    let reach = |content: &Bytes| segment.map_or(Lsn::INVALID, |segment| complete_end(content, segment, control));
+    let reach = |content: &Bytes| segment.map_or(Lsn::INVALID, |segment| complete_end(content, segment, control.segment));
     let (found, from) = match (partial, tail) {
         (Some(partial), Part::Found(tail)) if reach(&tail) > reach(&partial) => (tail, "tail"),
         (Some(partial), _) => (partial, ".partial"),
@@ -195,8 +195,8 @@ async fn longest_tail(archive: &Archive, control: &Control, name: &SegmentName) 
 }
 
 /// Where the last complete record ends that is in a part of a segment.
-fn complete_end(content: &[u8], segment: Segment, control: &Control) -> Lsn {
-    let scan = Scan::new(control.segment, segment.start(control.segment), segment.timeline);
+pub(crate) fn complete_end(content: &[u8], segment: Segment, size: SegmentSize) -> Lsn {
+    let scan = Scan::new(size, segment.start(size), segment.timeline);
     scan.map_or(Lsn::INVALID, |mut scan| {
         scan.feed(content, &mut |_| ());
         scan.finish().complete_end

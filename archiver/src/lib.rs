@@ -3,6 +3,7 @@
 //! ```text
 //!   archive_command ──▶ push ──▶ walfile (is it what its name says?) ──▶ walbus::archive ──▶ store
 //!   restore_command ◀── fetch ◀── walfile ◀───────────────────────────────────┤
+//!   replication slot ──▶ follow ──▶ walbus::archive                             │
 //!                         push, fetch ── daemon: may say yes ──▶ serve           ▼
 //!   window, locate, restore, verify, prune ◀── search ◀── records ◀── holdings (what is held)
 //!                  │
@@ -14,6 +15,8 @@
 pub mod cluster;
 pub mod daemon;
 pub mod fetch;
+pub mod fill;
+pub mod follow;
 pub mod holdings;
 pub mod locate;
 pub mod ls;

@@ -6,6 +6,8 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::fetch::{self, FetchArgs};
+use crate::fill::{self, FillArgs};
+use crate::follow::{self, FollowArgs};
 use crate::locate::{self, LocateArgs};
 use crate::ls::{self, LsArgs};
 use crate::probe::{self, ProbeArgs};
@@ -37,7 +39,7 @@ Try it first:
 #[derive(Debug, Parser)]
 #[command(name = "beyond-pg-archiver", version, max_term_width = 110, after_help = EXAMPLE)]
 struct Program {
-    /// What is logged to stderr: error, warn, info, debug, or a filter as tracing's EnvFilter takes it [default: warn, info for serve].
+    /// What is logged to stderr: error, warn, info, debug, or a filter as tracing's EnvFilter takes it [default: warn, info for serve and follow].
     #[arg(long, value_name = "LEVEL", env = "BEYOND_PG_ARCHIVE_LOG_LEVEL", global = true, display_order = 100)]
     log_level: Option<String>,
 
@@ -51,6 +53,10 @@ enum Command {
     /// Bring a file of WAL back: for restore_command.
     #[command(display_order = 2)]
     Fetch(FetchArgs),
+    #[command(display_order = 8)]
+    Fill(FillArgs),
+    #[command(display_order = 2)]
+    Follow(Box<FollowArgs>),
     #[command(display_order = 4)]
     Locate(LocateArgs),
     /// List what is in the archive.
@@ -80,7 +86,9 @@ impl Command {
     const fn failure(&self) -> u8 {
         match self {
             Self::Fetch(_) => fetch::DOUBT,
-            Self::Locate(_)
+            Self::Fill(_)
+            | Self::Follow(_)
+            | Self::Locate(_)
             | Self::Ls(_)
             | Self::Probe(_)
             | Self::Prune(_)
@@ -127,7 +135,7 @@ pub fn main() -> ExitCode {
 
 fn run(program: Program) -> anyhow::Result<ExitCode> {
     // A daemon tells of what it does; a command that succeeds has nothing to say.
-    let level = if matches!(program.command, Command::Serve(_)) { "info" } else { "warn" };
+    let level = if matches!(program.command, Command::Follow(_) | Command::Serve(_)) { "info" } else { "warn" };
     settings::log(program.log_level.as_deref().unwrap_or(level))?;
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         anyhow::bail!("another provider of cryptography is installed in this process");
@@ -135,6 +143,8 @@ fn run(program: Program) -> anyhow::Result<ExitCode> {
     match program.command {
         Command::Fetch(args) if fetch::is_given_by_daemon(&args) => Ok(ExitCode::SUCCESS),
         Command::Fetch(args) => alone(fetch::run(args)),
+        Command::Fill(args) => alone(fill::run(args)),
+        Command::Follow(args) => alone(follow::run(*args)),
         Command::Locate(args) => alone(locate::run(args)),
         Command::Ls(args) => alone(ls::run(args)),
         Command::Probe(args) => alone(probe::run(args)),

@@ -190,13 +190,13 @@ fn lock(pg_wal: &Path, pgdata: &Path) -> anyhow::Result<FolderLock> {
 }
 
 /// As many as there are processors, within what memory allows.
-fn jobs(size: SegmentSize) -> usize {
+pub(crate) fn jobs(size: SegmentSize) -> usize {
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     let in_memory = usize::try_from(JOBS_BYTES_MAX / (2 * size.bytes())).unwrap_or(JOBS_MAX);
     processors.clamp(2, JOBS_MAX).min(in_memory).max(1)
 }
 
-fn parse_jobs(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_jobs(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(jobs @ 1..=256) => Ok(jobs),
         _ => Err("expected a number from 1 to 256".to_owned()),

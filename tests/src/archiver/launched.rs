@@ -21,7 +21,7 @@ pub struct Launched {
 }
 
 impl Archiver {
-    /// Starts a subcommand that stays, and does not wait for it. Its metrics are on a port of its own.
+    /// Starts a subcommand that stays, and does not wait for it. The metrics of `serve` are on a port of its own.
     ///
     /// # Errors
     /// Where it can't be started.
@@ -29,7 +29,10 @@ impl Archiver {
         let scratch = Scratch::new()?;
         let log = scratch.path().join("daemon.log");
         let mut command = self.command(subcommand)?;
-        command.args(args).args(["--http", "127.0.0.1:0", "--log-level", "debug,hyper=info,h2=info,reqwest=info"]);
+        command.args(args).args(["--log-level", "debug,hyper=info,h2=info,reqwest=info"]);
+        if subcommand == "serve" {
+            command.args(["--http", "127.0.0.1:0"]);
+        }
         let process = Process::spawn(&format!("beyond-pg-archiver {subcommand}"), command, &log)?;
         Ok(Launched { process, log, _scratch: scratch })
     }
