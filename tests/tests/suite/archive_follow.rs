@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use harness::archiver::Daemon;
+use harness::archiver::Launched;
 use harness::{Archiver, DEADLINE, Fault, Faults, Postgres, Refuse, S3, StopMode, When, eventually};
 use walbus::archive::layout::ObjectName;
 use walbus::{Lsn, SystemId};
@@ -26,7 +26,7 @@ impl Stage {
         Ok(Self { cluster, system, server, faults, archiver })
     }
 
-    async fn follow(&self, cluster: &Postgres, tails: &str) -> Result<Daemon> {
+    async fn follow(&self, cluster: &Postgres, tails: &str) -> Result<Launched> {
         let from = cluster.conninfo();
         let mut daemon = self.archiver.launch("follow", ["--from", &from, "--create-slot", "--tail-interval", tails])?;
         daemon.says("streaming").await?;
