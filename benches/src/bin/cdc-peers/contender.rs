@@ -32,11 +32,13 @@ pub(crate) enum Contender {
     PatientDrain(u64),
     /// `beyond-pg-cdc serve`.
     Ours,
+    /// `cdc-bare`: no source and no log, only the same bytes to so many subscribers.
+    Bare { subscribers: u32, rows: u64 },
 }
 
 impl Contender {
     /// The columns of the table.
-    pub(crate) const NAMES: [&'static str; 4] = ["pg_recvlogical", "drain", "patient drain", "beyond-pg-cdc"];
+    pub(crate) const NAMES: [&'static str; 5] = ["pg_recvlogical", "drain", "patient drain", "beyond-pg-cdc", "bare quinn"];
 
     /// Its column.
     pub(crate) const fn column(self) -> usize {
@@ -45,6 +47,7 @@ impl Contender {
             Self::Drain(_) => 1,
             Self::PatientDrain(_) => 2,
             Self::Ours => 3,
+            Self::Bare { .. } => 4,
         }
     }
 
@@ -55,6 +58,7 @@ impl Contender {
             Self::Drain(_) => "drain",
             Self::PatientDrain(_) => "patient",
             Self::Ours => "ours",
+            Self::Bare { .. } => "bare",
         }
     }
 
@@ -86,9 +90,17 @@ impl Contender {
                 command.args(["--quic", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"]).arg(&data);
                 command
             }
+            Self::Bare { subscribers, rows } => {
+                let mut command = program::command(&program::of_workspace("cdc-bare")?);
+                command.args([format!("--subscribers={subscribers}"), format!("--rows={rows}")]).arg("--data-dir").arg(&data);
+                command
+            }
         };
         let process = Process::spawn(self.slot(), command, &scratch.path().join("log"))?;
         let mut running = Running { process, contender: self, data, walsender: None, start_micros: 0, scratch };
+        if let Self::Bare { .. } = self {
+            return Ok(running);
+        }
         let (walsender, start_micros) = running.wait_active(bench).await?;
         (running.walsender, running.start_micros) = (Some(walsender), start_micros);
         Ok(running)
@@ -158,8 +170,9 @@ impl Running {
     }
 
     pub(crate) fn used(&self) -> Result<Used> {
-        let walsender = self.walsender.context("it has a walsender")?;
-        Ok(Used { receiver: Usage::of(self.process.pid())?, walsender: Usage::of(walsender)? })
+        let none = Usage { cpu_seconds: 0.0, resident_mb_max: 0.0 };
+        let walsender = self.walsender.map_or(Ok(none), Usage::of)?;
+        Ok(Used { receiver: Usage::of(self.process.pid())?, walsender })
     }
 
     /// Waits until it has ended by itself. Gives what it and its walsender had used shortly before.
@@ -188,15 +201,24 @@ impl Running {
             .with_context(|| format!("{} has counted nothing:\n{}", self.contender, self.process.log_tail()))
     }
 
-    /// Starts subscribers, and waits until the server has agreed with all of them.
-    pub(crate) async fn subscribers(&mut self, count: u32, stuck: u32, changes: u64) -> Result<Subscribers> {
+    /// Where it listens.
+    async fn url(&self) -> Result<String> {
         const LISTENING: &str = "listening on ";
-        let log = self.process.log();
-        let url =
-            log.lines().find_map(|line| line.strip_prefix(LISTENING)).context("beyond-pg-cdc says where it listens")?.to_owned();
+        harness::eventually(DEADLINE, "the server to say where it listens", async || {
+            Ok(self.process.log().lines().find_map(|line| line.strip_prefix(LISTENING)).map(str::to_owned))
+        })
+        .await
+    }
+
+    /// Starts subscribers, and waits until the server has agreed with all of them.
+    pub(crate) async fn subscribers(&mut self, reading: Reading, count: u32, stuck: u32, changes: u64) -> Result<Subscribers> {
+        let url = self.url().await?;
         let mut command = program::command(&program::of_workspace("cdc-subscribers")?);
         command.args([format!("--url={url}"), format!("--subscribers={count}"), format!("--stuck={stuck}")]);
         command.arg(format!("--changes={changes}"));
+        if reading == Reading::Counted {
+            command.arg("--count-only");
+        }
         command.arg("--ca").arg(self.data.join("tls/ca.pem")).arg("--token-file").arg(self.data.join("token"));
         let log = self.scratch.path().join(format!("subscribers-{count}-{stuck}"));
         let mut process = Process::spawn("the subscribers", command, &log)?;
@@ -217,8 +239,20 @@ impl Running {
     /// Kills it and drops its slot.
     pub(crate) async fn end(mut self, bench: &Bench) -> Result<()> {
         self.process.kill_all()?;
+        if self.walsender.is_none() {
+            return Ok(());
+        }
         bench.drop_slot(self.contender.slot()).await
     }
+}
+
+/// What subscribers do with what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// They count it.
+    Counted,
+    /// They decode each row, by the client library.
+    Decoded,
 }
 
 /// The subscribers' process.

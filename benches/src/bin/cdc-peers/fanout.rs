@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use crate::bench::{Bench, TRANSACTION_ROWS};
-use crate::contender::Contender;
-use crate::rate::{Run, Source, drain};
+use crate::contender::{Contender, Reading};
+use crate::rate::{Run, Source, bare, drain};
 use crate::report::{Better, Columns, Line};
 
 /// From so many subscribers on the backlog shrinks, so that not all of the time is theirs: to a share of it.
@@ -26,7 +26,7 @@ async fn subscribers(bench: &mut Bench, rows: u64, count: u32) -> Result<Vec<Lin
     let mut runs: Columns<Run> = Columns::default();
     for round in 1..=bench.rounds {
         for contender in [Contender::Drain(rows), Contender::PatientDrain(rows), Contender::Ours] {
-            let run = drain(bench, contender, Source::Held { rows }, count).await?;
+            let run = drain(bench, contender, Source::Held { rows }, Reading::Counted, count).await?;
             bench.clear_backlog().await?;
             eprintln!(
                 "fan-out: {count} subscribers, {contender}, round {round}: {:.0} k/s, slot {:.0} k/s",
@@ -35,6 +35,9 @@ async fn subscribers(bench: &mut Bench, rows: u64, count: u32) -> Result<Vec<Lin
             );
             runs.push(contender, run);
         }
+        let run = bare(bench, rows, count).await?;
+        eprintln!("fan-out: {count} subscribers, a bare server, round {round}: {:.0} k/s", run.rate());
+        runs.push(Contender::Bare { subscribers: count, rows }, run);
     }
     let line = |name: &str, unit, better, of: &dyn Fn(&Run) -> f64| {
         Line::of(&format!("{count} subscribers: {name}"), unit, better, &runs, of)
@@ -45,9 +48,11 @@ async fn subscribers(bench: &mut Bench, rows: u64, count: u32) -> Result<Vec<Lin
     Ok(vec![
         if count == TARGET_SUBSCRIBERS { all.ratio(0.9) } else { all },
         line("changes, confirmed", "1000/s", Better::More, &Run::slot_rate),
-        line("deliveries together", "1000/s", Better::More, &deliveries).ours_alone(),
-        line("CPU of the server a delivery", "us", Better::Less, &|run| run.receiver_cpu() / f64::from(count)).ours_alone(),
-        line("CPU of the subscribers a delivery", "us", Better::Less, &|run| run.subscribers_cpu() / f64::from(count)).ours_alone(),
+        line("deliveries together", "1000/s", Better::More, &deliveries).beside_bare(Better::More),
+        line("CPU of the server a delivery", "us", Better::Less, &|run| run.receiver_cpu() / f64::from(count))
+            .beside_bare(Better::Less),
+        line("CPU of the subscribers a delivery", "us", Better::Less, &|run| run.subscribers_cpu() / f64::from(count))
+            .beside_bare(Better::Less),
         line("resident memory of the server", "MB", Better::Less, &Run::memory).ours_alone(),
     ])
 }

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use tokio::time::{Duration, interval};
 
 use crate::bench::{Bench, transactions_in};
-use crate::contender::{Contender, Used};
+use crate::contender::{Contender, Reading, Used};
 use crate::report::{Better, Columns, Line};
 
 /// Those who read, in both cases.
@@ -74,11 +74,11 @@ async fn live(bench: &Bench, bad: bool, rate: u32, transactions: u64) -> Result<
     let mut running = contender.start(bench).await?;
     let mut stopped = None;
     if bad {
-        let mut process = running.subscribers(1, 0, transactions).await?.process;
+        let mut process = running.subscribers(Reading::Decoded, 1, 0, transactions).await?.process;
         process.signal(Signal::STOP)?;
         stopped = Some(process);
     }
-    let mut reading = running.subscribers(GOOD, u32::from(bad), transactions).await?;
+    let mut reading = running.subscribers(Reading::Decoded, GOOD, u32::from(bad), transactions).await?;
     let before = running.used()?;
     let mut lag = Lag::default();
     let work = async { tokio::join!(bench.commit_at_rate(rate, transactions, FILLER), reading.wait()) };

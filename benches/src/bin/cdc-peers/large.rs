@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use beyond_pg_benches::counted::Counted;
 
 use crate::bench::{Bench, COLUMNS};
-use crate::contender::{Contender, Used};
+use crate::contender::{Contender, Reading, Used};
 use crate::report::{Better, Columns, Line};
 
 /// How many savepoints; every second one is rolled back.
@@ -51,7 +51,7 @@ async fn transaction(bench: &Bench, each: u64, rows: u64) -> Result<Run> {
     let contender = Contender::Ours;
     bench.make_slot(contender.slot()).await?;
     let mut running = contender.start(bench).await?;
-    let mut reading = running.subscribers(1, 0, rows).await?;
+    let mut reading = running.subscribers(Reading::Decoded, 1, 0, rows).await?;
     let before = running.used()?;
     let sql = sql(each);
     let (written, read) = tokio::join!(bench.cluster.execute(&sql), reading.wait());

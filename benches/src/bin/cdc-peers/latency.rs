@@ -4,7 +4,7 @@ use anyhow::Result;
 use beyond_pg_benches::counted::Counted;
 
 use crate::bench::{Bench, transactions_in};
-use crate::contender::{Contender, Used};
+use crate::contender::{Contender, Reading, Used};
 use crate::report::{Better, Columns, Line};
 
 /// Bytes of text in a row.
@@ -50,7 +50,7 @@ async fn live(bench: &Bench, contender: Contender, rate: u32, transactions: u64)
     bench.make_slot(contender.slot()).await?;
     let mut running = contender.start(bench).await?;
     let reading = match contender {
-        Contender::Ours => Some(running.subscribers(1, 0, transactions).await?),
+        Contender::Ours => Some(running.subscribers(Reading::Decoded, 1, 0, transactions).await?),
         _ => None,
     };
     let before = running.used()?;

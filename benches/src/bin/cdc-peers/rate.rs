@@ -8,7 +8,7 @@ use walbus::Lsn;
 use walbus::clock::{Clock, SystemClock};
 
 use crate::bench::{Backlog, Bench, HOLDER};
-use crate::contender::{Contender, Used};
+use crate::contender::{Contender, Reading, Used};
 use crate::report::{Better, Columns, Line};
 
 /// What one run gave.
@@ -61,7 +61,13 @@ pub(crate) enum Source<'a> {
 }
 
 /// Drains a backlog.
-pub(crate) async fn drain(bench: &Bench, contender: Contender, source: Source<'_>, subscribers: u32) -> Result<Run> {
+pub(crate) async fn drain(
+    bench: &Bench,
+    contender: Contender,
+    source: Source<'_>,
+    reading: Reading,
+    subscribers: u32,
+) -> Result<Run> {
     let clock = SystemClock::new();
     let rows = match source {
         Source::Held { rows } => rows,
@@ -73,7 +79,7 @@ pub(crate) async fn drain(bench: &Bench, contender: Contender, source: Source<'_
     }
     let mut running = contender.start(bench).await?;
     let reading = match contender {
-        Contender::Ours => Some(running.subscribers(subscribers, 0, rows).await?),
+        Contender::Ours => Some(running.subscribers(reading, subscribers, 0, rows).await?),
         _ => None,
     };
     let (start_micros, end, before) = match source {
@@ -108,6 +114,18 @@ pub(crate) async fn drain(bench: &Bench, contender: Contender, source: Source<'_
     Ok(Run { used: before.map_or(run.used, |before| run.used.since(before)), ..run })
 }
 
+/// Has a server that only writes send as much to as many.
+pub(crate) async fn bare(bench: &Bench, rows: u64, subscribers: u32) -> Result<Run> {
+    let mut running = Contender::Bare { subscribers, rows }.start(bench).await?;
+    let mut reading = running.subscribers(Reading::Counted, subscribers, 0, rows).await?;
+    let (counted, subscribers) = reading.wait().await?;
+    // From the first change that anybody had: there is nothing before it.
+    let seconds = (counted.last_micros - counted.first_micros) as f64 / 1e6;
+    let run = Run { rows, seconds, confirmed_seconds: seconds, used: running.used()?, subscribers };
+    running.end(bench).await?;
+    Ok(run)
+}
+
 /// Gives when the slot was confirmed up to `end`.
 async fn wait_confirmed(bench: &Bench, clock: &SystemClock, slot: &str, end: Lsn) -> Result<i64> {
     let client = bench.cluster.client().await?;
@@ -136,7 +154,7 @@ pub(crate) async fn measure(bench: &mut Bench, rows: u64) -> Result<Vec<Line>> {
     let mut runs: Columns<Run> = Columns::default();
     for round in 0..=bench.rounds {
         for contender in contenders {
-            let run = drain(bench, contender, Source::Written(&backlog), 1).await?;
+            let run = drain(bench, contender, Source::Written(&backlog), Reading::Decoded, 1).await?;
             eprintln!("rate: {contender}, round {round}{}: {:.0} k/s", if round == 0 { ", warm-up" } else { "" }, run.rate());
             if round > 0 {
                 runs.push(contender, run);

@@ -19,11 +19,11 @@ pub(crate) enum Better {
 
 /// The runs of each contender.
 #[derive(Debug)]
-pub(crate) struct Columns<T>([Vec<T>; 4]);
+pub(crate) struct Columns<T>([Vec<T>; 5]);
 
 impl<T> Default for Columns<T> {
     fn default() -> Self {
-        Self([const { Vec::new() }; 4])
+        Self([const { Vec::new() }; 5])
     }
 }
 
@@ -52,6 +52,9 @@ pub(crate) struct Line {
     drain: Option<Spread>,
     patient_drain: Option<Spread>,
     ours: Option<Spread>,
+    /// A server that only writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bare: Option<Spread>,
     /// How many times better than the best of the others' medians ours is; more than 1 is better, whatever the unit.
     ratio: Option<f64>,
     target: Option<Target>,
@@ -63,19 +66,26 @@ pub(crate) struct Line {
 impl Line {
     /// A line for one value of each run.
     pub(crate) fn of<T>(name: &str, unit: &'static str, better: Better, runs: &Columns<T>, value: &dyn Fn(&T) -> f64) -> Self {
-        let [recvlogical, drain, patient_drain, ours] = runs.0.each_ref().map(|runs| Spread::of(runs.iter().map(value)));
+        let [recvlogical, drain, patient_drain, ours, bare] = runs.0.each_ref().map(|runs| Spread::of(runs.iter().map(value)));
         let peers = [recvlogical, drain, patient_drain].into_iter().flatten().map(|spread| spread.median);
         let ratio = ours.and_then(|ours| match better {
             Better::Less => peers.reduce(f64::min).map(|peer| peer / ours.median),
             Better::More => peers.reduce(f64::max).map(|peer| ours.median / peer),
         });
         let name = name.to_owned();
-        Self { name, unit, recvlogical, drain, patient_drain, ours, ratio, target: None, reached: None, note: None }
+        Self { name, unit, recvlogical, drain, patient_drain, ours, bare, ratio, target: None, reached: None, note: None }
     }
 
     /// The others have no such thing.
     pub(crate) fn ours_alone(self) -> Self {
-        Self { recvlogical: None, drain: None, patient_drain: None, ratio: None, ..self }
+        Self { recvlogical: None, drain: None, patient_drain: None, bare: None, ratio: None, ..self }
+    }
+
+    /// Against a server that only writes, and no other: less is what ours costs beyond QUIC itself.
+    pub(crate) fn beside_bare(self, better: Better) -> Self {
+        let both = self.ours.zip(self.bare).map(|(ours, bare)| (ours.median, bare.median));
+        let ratio = both.map(|(ours, bare)| if better == Better::Less { bare / ours } else { ours / bare });
+        Self { recvlogical: None, drain: None, patient_drain: None, ratio, ..self }
     }
 
     pub(crate) fn ratio(self, least: f64) -> Self {
@@ -90,7 +100,7 @@ impl Line {
         Self { note: Some(note), ..self }
     }
 
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let value = |spread: Option<Spread>| spread.map_or_else(String::new, |spread| spread.to_string());
         let reached = match self.reached {
             None => "",
@@ -108,6 +118,7 @@ impl Line {
             value(self.drain),
             value(self.patient_drain),
             value(self.ours),
+            value(self.bare),
             self.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}x")),
             target,
             reached.to_owned(),
@@ -117,10 +128,10 @@ impl Line {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [name, recvlogical, drain, patient, ours, rest @ ..] = self.cells();
+        let [name, recvlogical, drain, patient, ours, bare, rest @ ..] = self.cells();
         write!(f, "    {name}:")?;
         for (contender, value) in
-            Contender::NAMES.iter().zip([recvlogical, drain, patient, ours]).filter(|(_, value)| !value.is_empty())
+            Contender::NAMES.iter().zip([recvlogical, drain, patient, ours, bare]).filter(|(_, value)| !value.is_empty())
         {
             write!(f, " {contender} {value},")?;
         }
@@ -173,9 +184,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);
-        let [recvlogical, drain, patient, ours] = Contender::NAMES;
-        table.set_header(["", recvlogical, drain, patient, ours, "ratio", "target", ""]);
-        for column in 1..=6 {
+        let [recvlogical, drain, patient, ours, bare] = Contender::NAMES;
+        table.set_header(["", recvlogical, drain, patient, ours, bare, "ratio", "target", ""]);
+        for column in 1..=7 {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -188,7 +199,8 @@ impl fmt::Display for Report {
         writeln!(f, "{table}\n")?;
         writeln!(
             f,
-            "Median (least..greatest) of {} runs each, in turns; a ratio is against the best of those who only drain, above 1 is better.",
+            "Median (least..greatest) of {} runs each, in turns; a ratio is against the best of those who only drain, above 1 is better. A bare server writes the same \
+             bytes to as many connections, which is what QUIC itself allows; deliveries are against that one.",
             self.rounds
         )?;
         for line in lines() {
