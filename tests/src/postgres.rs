@@ -22,6 +22,7 @@ pub use server::StopMode;
 pub use setup::{Auth, Setup};
 pub use snapshot::Snapshot;
 pub(crate) use sql::{rows, texts};
+pub(crate) use template::copy_folder;
 
 /// The versions that the suite covers.
 pub const VERSIONS: [u32; 4] = [15, 16, 17, 18];

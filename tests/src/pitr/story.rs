@@ -8,7 +8,7 @@ use walbus::Lsn;
 
 use super::archive::Archive;
 use crate::clock::ShiftedClock;
-use crate::postgres::{Postgres, rows};
+use crate::postgres::{Postgres, copy_folder, rows};
 use crate::program;
 use crate::wait::{DEADLINE, eventually};
 
@@ -173,6 +173,36 @@ impl Story {
         let begun = self.events.len();
         program::run(command).await?;
         self.bases.push(Base { path, begun, consistent: self.events.len(), is_backup: true });
+        Ok(())
+    }
+
+    /// Makes a base backup of a standby.
+    ///
+    /// # Errors
+    /// Where it fails.
+    pub async fn back_up_of(&mut self, standby: &Postgres) -> Result<()> {
+        let path = self.primary.scratch().path().join(format!("base-{}", self.bases.len()));
+        let mut command = standby.program("pg_basebackup");
+        command.args(["--checkpoint=fast", "--wal-method=none", "--no-sync", "-D"]).arg(&path);
+        program::run(command).await?;
+        self.add_standby_s(path)
+    }
+
+    /// Copies a standby's data folder as it is at one moment.
+    ///
+    /// # Errors
+    /// Where it fails.
+    pub async fn snapshot_of(&mut self, standby: &mut Postgres) -> Result<()> {
+        let path = self.primary.scratch().path().join(format!("base-{}", self.bases.len()));
+        let snapshot = standby.snapshot().await?;
+        copy_folder(snapshot.path(), &path).await?;
+        self.add_standby_s(path)
+    }
+
+    fn add_standby_s(&mut self, path: PathBuf) -> Result<()> {
+        // With it, the copy would be a standby for ever.
+        std::fs::remove_file(path.join("standby.signal")).context("remove standby.signal")?;
+        self.bases.push(Base { path, begun: 0, consistent: self.events.len(), is_backup: false });
         Ok(())
     }
 

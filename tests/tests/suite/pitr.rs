@@ -285,3 +285,91 @@ async fn an_archive_is_proven_and_pruned() {
     assert_eq!(rows_after(&story, &story.bases[2], &["--latest"]).await, story.rows_before(story.events.len()));
     assert!(story.refusal(&story.bases[0], &["--latest"]).await.unwrap().contains("has no WAL"));
 }
+
+#[tokio::test]
+async fn a_paused_recovery_goes_on_to_a_later_target() {
+    let story = story(18).await;
+    let base = &story.bases[0];
+    let xid = |at: usize| story.events[at].xid.to_string();
+    let mut restored = story.restore(base, &["--target-xid", &xid(4)]).await.unwrap();
+    restored.recover().await.unwrap();
+    assert_eq!(restored.rows().await.unwrap(), story.rows_before(5));
+    restored.cluster.stop(StopMode::Fast).await.unwrap();
+
+    let folder = restored.cluster.data().to_owned();
+    let said = async |args: &[&str]| {
+        let output = story.run_restore(&folder, args).await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (code, text) = said(&["--target-xid", &xid(3)]).await;
+    assert!(code == Some(1) && (text.contains("consistent point") || text.contains("is not reached")), "{text}");
+    let (code, text) = said(&["--undo"]).await;
+    assert!(code == Some(1) && text.contains("recovery has begun"), "{text}");
+    let (code, text) = said(&["--target-xid", &xid(8), "--action", "promote"]).await;
+    assert!(code == Some(0) && text.contains("\"folder\": \"recovering\""), "{text}");
+    restored.recover().await.unwrap();
+    assert_eq!(restored.rows().await.unwrap(), story.rows_before(9));
+
+    // Over now: the settings can go, and a statement that wrote the file anew in between does not keep them.
+    restored.cluster.execute("ALTER SYSTEM SET work_mem = '5MB'").await.unwrap();
+    restored.cluster.stop(StopMode::Fast).await.unwrap();
+    assert_eq!(said(&["--undo"]).await.0, Some(0));
+    let conf = auto_conf(&restored.cluster);
+    assert!(conf.contains("work_mem") && !conf.contains("recovery_target") && !conf.contains("restore_command"), "{conf}");
+    restored.cluster.start().await.unwrap();
+    assert_eq!(restored.rows().await.unwrap(), story.rows_before(9));
+}
+
+/// A base backup that a standby gave, and a copy of the standby itself.
+async fn of_a_standby(version: u32) {
+    let mut story = Story::begin(version).await.unwrap();
+    story.commit(0, 1000).await.unwrap();
+    let mut standby = Postgres::version(version).wal_segment_mb(1).standby_of(&story.primary).await.unwrap();
+    story.commit(0, 1000).await.unwrap();
+    let caught_up = async |story: &Story, standby: &Postgres| {
+        let end = story.primary.flush_lsn().await.unwrap();
+        harness::eventually(harness::DEADLINE, "the standby to catch up", async || {
+            Ok((standby.lsn("SELECT pg_last_wal_replay_lsn()").await? >= end).then_some(()))
+        })
+        .await
+        .unwrap();
+    };
+    caught_up(&story, &standby).await;
+    story.back_up_of(&standby).await.unwrap();
+    story.commit(0, 1_500_000).await.unwrap();
+    caught_up(&story, &standby).await;
+    story.snapshot_of(&mut standby).await.unwrap();
+    story.commit(0, 1000).await.unwrap();
+    story.commit(0, 1000).await.unwrap();
+    story.archived().await.unwrap();
+    let xid = story.events[3].xid.to_string();
+    for (base, folder) in story.bases.iter().zip(["backup", "recovering"]) {
+        let mut restored = story.restore(base, &["--target-xid", &xid]).await.unwrap();
+        assert_eq!(restored.report["folder"], folder);
+        restored.recover().await.unwrap();
+        assert_eq!(restored.rows().await.unwrap(), story.rows_before(4), "{folder}");
+        assert_eq!(rows_after(&story, base, &["--latest"]).await, story.rows_before(5), "{folder}");
+    }
+    // What a standby has replayed and not written yet is not in its folder: its consistent point is the one in pg_control.
+    let early = story.events[1].xid.to_string();
+    match story.restore(&story.bases[1], &["--target-xid", &early]).await {
+        Ok(mut restored) => {
+            restored.recover().await.unwrap();
+            assert_eq!(restored.rows().await.unwrap(), story.rows_before(2));
+        }
+        Err(refused) => assert!(
+            format!("{refused:#}").contains("is not reached") || format!("{refused:#}").contains("older base"),
+            "{refused:#}"
+        ),
+    }
+}
+
+#[tokio::test]
+async fn bases_of_a_standby_on_15() {
+    of_a_standby(15).await;
+}
+
+#[tokio::test]
+async fn bases_of_a_standby_on_18() {
+    of_a_standby(18).await;
+}

@@ -18,10 +18,11 @@ pub struct Block {
 }
 
 impl Block {
-    /// Where the block begins and ends in `text`, its first and last line included.
+    /// Where the block begins and ends in `text`, its first and last line included: the last one, where a first line without a block stands
+    /// before it.
     #[must_use]
     pub fn find(&self, text: &[u8]) -> Option<(usize, usize)> {
-        let begin = position(text, self.first.as_bytes())?;
+        let begin = text.windows(self.first.len()).rposition(|window| window == self.first.as_bytes())?;
         let end = begin + position(text.get(begin..)?, self.last.as_bytes())? + self.last.len();
         Some((begin, end))
     }
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_was_there_before_comes_back() {
-        for before in [None, Some(""), Some("a = 1\n"), Some("no end = 1"), Some("# here: end\n")] {
+        for before in [None, Some(""), Some("a = 1\n"), Some("no end = 1"), Some("# here: end\n"), Some("# here: begin\na = 1\n")] {
             let once = BLOCK.append(before.map(str::as_bytes), "x = 'y'\n");
             let again = BLOCK.append(Some(&once), "x = 'z'\n");
             let text = String::from_utf8(again.clone()).unwrap();
