@@ -15,9 +15,9 @@ mod slot;
 mod source;
 mod walcat;
 
-/// A cluster that can be decoded, of this version.
+/// A cluster that can be decoded, of this version. No power is lost here, so that nothing has to wait for its disk.
 fn decoding(version: u32) -> Setup {
-    Postgres::version(version).setting("wal_level", "logical").setting("logical_decoding_work_mem", "64kB")
+    Postgres::version(version).setting("wal_level", "logical").setting("logical_decoding_work_mem", "64kB").setting("fsync", "off")
 }
 
 /// A cluster with the table `t`, all of it published, and a server of it that streams.

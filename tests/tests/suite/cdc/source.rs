@@ -24,7 +24,8 @@ async fn with_failover(synchronized: bool) -> Result<(Postgres, Postgres, Proxy,
     standby.append_settings(&own)?;
     let proxy = Proxy::to(primary.port())?;
     let mut cdc = Cdc::new(&format!("{} dbname=postgres", harness::postgres::conninfo(proxy.port())))?;
-    cdc.arg("--create-slot").arg("--failover");
+    // The standby's slot is made once the primary's has moved on.
+    cdc.arg("--create-slot").arg("--failover").arg("--status-interval").arg("200ms");
     Ok((primary, standby, proxy, cdc))
 }
 
