@@ -125,6 +125,32 @@ async fn killed_again_and_again_it_loses_nothing() -> Result<()> {
 }
 
 #[tokio::test]
+async fn one_that_hangs_or_archives_elsewhere_is_done_without() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.cluster.append_settings(&[("archive_command", "false")])?;
+    let mut daemon = stage.serve().await?;
+    stage.cluster.write_wal(2 << 20).await?;
+    daemon.wait_metric("beyond_pg_archiver_lag_files", |files| files == 0.0).await?;
+    let ready = stage.ready()?;
+    let (client, system) = (stage.server.client()?, stage.cluster.system().await?);
+    let name = ready[0].file_name().and_then(|name| name.to_str()).context("it has a name")?;
+    // The daemon has stored it, but in another archive than this push is told of.
+    let elsewhere = stage.archiver.clone().url(&format!("s3://{}/elsewhere", harness::s3::BUCKET));
+    let run = elsewhere.push(&ready[0]).await?;
+    ensure!(run.ended(0, &["another archive", "without it"]), "{run:?}");
+    let object = stage.archiver.key(system, name)?.replacen("wal/", "elsewhere/", 1);
+    ensure!(client.get(&object).await?.is_some(), "{object} is not there");
+    // A daemon that hangs does not hold up what can be done without it.
+    daemon.process().signal(rustix::process::Signal::STOP)?;
+    client.delete(&stage.archiver.key(system, name)?).await?;
+    let run = stage.archiver.push(&ready[0]).await?;
+    ensure!(run.ended(0, &["does not answer", "without it"]), "{run:?}");
+    ensure!(stage.archiver.content(&client, system, name).await?.is_some(), "it was said to be stored");
+    daemon.process().signal(rustix::process::Signal::CONT)?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_daemon_is_refused() -> Result<()> {
     let stage = Stage::set().await?;
     let mut first = stage.serve().await?;
