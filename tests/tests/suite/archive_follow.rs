@@ -174,6 +174,34 @@ async fn a_promotion_is_followed_history_first() -> Result<()> {
 }
 
 #[tokio::test]
+async fn after_a_failover_it_goes_on_where_the_archive_ends() -> Result<()> {
+    let mut stage = Stage::set().await?;
+    let standby = Postgres::version(18).wal_segment_mb(1).setting("wal_keep_size", "1GB").standby_of(&stage.cluster).await?;
+    let mut daemon = stage.follow(&stage.cluster, "200ms").await?;
+    stage.cluster.write_wal(2 << 20).await?;
+    let last = stage.cluster.flush_lsn().await?;
+    stage.stored(last).await?;
+    eventually(DEADLINE, "the standby to have it all", async || {
+        Ok((standby.lsn("SELECT pg_last_wal_replay_lsn()").await? >= last).then_some(()))
+    })
+    .await?;
+    ensure!(daemon.stop().await?.success());
+    stage.cluster.kill()?;
+    standby.promote().await?;
+    // What is written before anybody follows, and before the place from which a slot that is made now keeps WAL.
+    standby.write_wal(2 << 20).await?;
+    standby.execute("CHECKPOINT").await?;
+    let mut daemon = stage.follow(&standby, "200ms").await?;
+    daemon.says("the slot begins behind the end of what is archived").await?;
+    standby.write_wal(1 << 20).await?;
+    stage.stored(standby.flush_lsn().await?).await.with_context(|| daemon.log())?;
+    // Without a gap, over both timelines.
+    let segments = stage.compare(&standby).await?;
+    ensure!(segments.iter().any(|name| name.starts_with("00000002")), "{segments:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn another_servers_wal_under_the_same_name_stops_it() -> Result<()> {
     let mut stage = Stage::set().await?;
     let older = stage.cluster.snapshot().await?;
