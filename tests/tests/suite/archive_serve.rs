@@ -194,6 +194,26 @@ async fn a_store_that_is_away_is_told_and_waited_for() -> Result<()> {
 }
 
 #[tokio::test]
+async fn expired_credentials_are_waited_out_and_a_stop_abandons_what_hangs() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.cluster.append_settings(&[("archive_command", "false")])?;
+    let mut daemon = stage.serve().await?;
+    daemon.wait_metric("beyond_pg_archiver_store_up", |up| up == 1.0).await?;
+    stage.faults.add(When::any(), Fault::Refuse(Refuse::ExpiredToken));
+    stage.cluster.write_wal(2 << 20).await?;
+    daemon.wait_metric("beyond_pg_archiver_failures_total{kind=\"credentials\"}", |failures| failures >= 1.0).await?;
+    ensure!(daemon.metric("beyond_pg_archiver_uploads_total").await? == 0.0);
+    stage.faults.heal();
+    daemon.wait_metric("beyond_pg_archiver_lag_files", |files| files == 0.0).await?;
+    let hung = stage.faults.add(When::method("PUT"), Fault::Hang);
+    stage.cluster.write_wal(1 << 20).await?;
+    daemon.wait_metric("beyond_pg_archiver_uploads_running", |running| running >= 1.0).await?;
+    ensure!(daemon.stop().await?.success() && hung.count() >= 1, "{}", daemon.log());
+    ensure!(daemon.log().contains("abandoned"), "{}", daemon.log());
+    Ok(())
+}
+
+#[tokio::test]
 async fn recovery_finds_what_it_asks_for_already_there() -> Result<()> {
     let mut stage = Stage::set().await?;
     stage.cluster.archive_by(&stage.archiver).await?;
