@@ -34,6 +34,12 @@ use events::Event;
 /// How long a round may take before it counts as failed: something waits that should not.
 const ROUND_MAX: Duration = Duration::from_mins(8);
 
+/// How many seconds a push has while things fail: so few that it fails as well, and Postgres has to try again.
+const PUSH_SECONDS: u32 = 2;
+
+/// How many it has where all is to be archived, on a machine with much else to do.
+const PUSH_SECONDS_PATIENT: u32 = 60;
+
 /// How long the archive may take to have all, once nothing fails any more.
 const CATCH_UP: Duration = Duration::from_mins(3);
 
@@ -118,7 +124,7 @@ impl Stage {
         let segment_mb = if random.chance(3, 4) { 1 } else { 4 };
         let server = S3::start_new().await?;
         let faults = Faults::before(server.port())?;
-        let archiver = Archiver::at(faults.port()).timeout(20);
+        let archiver = Archiver::at(faults.port());
         let mut cluster = Postgres::version(round.version)
             .wal_segment_mb(segment_mb)
             .setting("archive_mode", "on")
@@ -130,10 +136,7 @@ impl Stage {
             .start()
             .await?;
         let written = cluster.scratch().folder("written")?;
-        let command = format!("ln -f %p {}/%f && {} %p", written.display(), archiver.command_line("push")?);
-        cluster.append_settings(&[("archive_command", &command)])?;
         cluster.pgbench(&["--initialize", "--quiet", "--scale=1"]).await?;
-        cluster.reload()?;
         let older = cluster.snapshot().await?;
         let client = server.client()?;
         let mut daemon = random.chance(2, 3).then(|| Daemon::of(&cluster, &archiver));
@@ -155,7 +158,16 @@ impl Stage {
         })
     }
 
+    /// Gives each push so many seconds.
+    fn push_within(&mut self, seconds: u32) -> Result<()> {
+        let push = self.archiver.clone().timeout(seconds).command_line("push")?;
+        let command = format!("ln -f %p {}/%f && {push} %p", self.written.display());
+        self.cluster.append_settings(&[("archive_command", &command)])?;
+        self.cluster.reload()
+    }
+
     async fn play(&mut self) -> Result<verify::Found> {
+        self.push_within(PUSH_SECONDS)?;
         self.write().await?;
         for _ in 0..4 + self.random.below(6) {
             let event = Event::any(&mut self.random);
@@ -210,6 +222,7 @@ impl Stage {
 
     /// Waits until Postgres has nothing left that is ready to be archived.
     async fn archived(&mut self) -> Result<()> {
+        self.push_within(PUSH_SECONDS_PATIENT)?;
         let status = self.cluster.wal().join("archive_status");
         eventually(CATCH_UP, "all to be archived", async || {
             let names = std::fs::read_dir(&status)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

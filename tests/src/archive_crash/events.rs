@@ -160,6 +160,7 @@ impl Stage {
                 self.archived().await?;
                 self.cluster.restart_as_standby().await?;
                 self.cluster.promote().await?;
+                self.push_within(super::PUSH_SECONDS)?;
             }
             Event::RestartStore => {
                 self.counts.store_killed += 1;
