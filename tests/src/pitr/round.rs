@@ -76,7 +76,8 @@ async fn play_story(round: Round, random: &mut Random, story: &mut Story) -> Res
 
 /// What happens.
 async fn tell(random: &mut Random, story: &mut Story) -> Result<()> {
-    let promotion = 20 + random.below(20);
+    // Before or after the second base backup.
+    let promotion = if random.chance(1, 2) { 20 + random.below(10) } else { 31 + random.below(12) };
     for step in 0..60 {
         let shift_us = if random.chance(1, 2) { 0 } else { i64::try_from(random.below(20_000_000))? - 10_000_000 };
         match random.below(10) {
@@ -156,7 +157,10 @@ fn aim(random: &mut Random, story: &Story, base: &Base, at: usize, only_times: b
             let time_us = time_around(random, event);
             let time = time_text(time_us);
             args = vec!["--target-time".to_owned(), time.clone()];
-            let count = story.count_at(time_us, inclusive, base.begun)?;
+            let held = story.events[..base.begun].iter().rev().find(|event| event.row.is_some());
+            let holds_later = held.is_some_and(|event| if inclusive { event.from_us > time_us } else { event.from_us >= time_us });
+            // What the base holds already can't be taken back: that must be refused.
+            let count = if holds_later { 0 } else { story.count_at(time_us, inclusive, base.begun)? };
             if count == story.events.len() {
                 return None;
             }
