@@ -295,9 +295,9 @@ impl Base {
         let kind = match label {
             Some(_) => Kind::Backup,
             None if control.state == DbState::ShutDown => Kind::ShutDown,
-            None if control.min_recovery_point.is_valid() || control.backup_end_required || control.backup_end.is_valid() => {
-                Kind::Recovering
-            }
+            None if matches!(control.state, DbState::ArchiveRecovery | DbState::ShutDownInRecovery) => Kind::Recovering,
+            // Also one that was promoted and has not made a checkpoint since: `pg_control` still has the minimum recovery point of before, and
+            // Postgres would take the folder for consistent there, though it may hold what was written after.
             None => Kind::Crashed,
         };
         Self {

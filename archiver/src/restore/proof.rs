@@ -246,6 +246,13 @@ async fn check_held(holdings: &Holdings, local: &Local, goal: &Goal, chain: &Cha
 /// Whether recovery stops as soon as the data is consistent: by a record, so that there must be one.
 fn immediate(local: &Local, goal: &Goal, chain: &Chain, consistent: Lsn, reach: &Reach) -> anyhow::Result<()> {
     let end = reach.to.unwrap_or_default();
+    if let (Kind::Crashed, Some((lsn, _))) = (local.base.kind, local.base.recovered_to) {
+        let reason = format!(
+            "the copy is of a server that had just been promoted, and Postgres would stop at {lsn}, before the end of the folder's own WAL; \
+             name a position from {consistent} on"
+        );
+        return Err(not_reached(goal, chain, reason, reach, Vec::new()).into());
+    }
     let needs_another = matches!(local.base.kind, Kind::Crashed | Kind::ShutDown);
     if end > consistent || end == consistent && !needs_another {
         return Ok(());
