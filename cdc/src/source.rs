@@ -219,6 +219,14 @@ pub async fn drop_slot(settings: &Settings) {
     }
 }
 
+/// What is asked of the primary before the stream, or that it does not answer.
+async fn in_time<T>(answer: impl Future<Output = Result<T, SessionEnd>>) -> Result<T, SessionEnd> {
+    match tokio::time::timeout(session::SILENCE_MAX, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(SessionEnd::Silent(session::SILENCE_MAX)),
+    }
+}
+
 /// Tells what is wrong, and how long it will be waited.
 fn tell(end: &SessionEnd, text: String, wait: Duration, state: &ServerState) {
     let (condition, fixed) = end.next();
@@ -342,7 +350,7 @@ impl Source {
     async fn session(&mut self, shutdown: &mut watch::Receiver<bool>) -> SessionEnd {
         let prepared = tokio::select! {
             () = stopped(shutdown) => return SessionEnd::Shutdown,
-            prepared = prepare::prepare(&self.settings, Use::Held) => prepared,
+            prepared = in_time(prepare::prepare(&self.settings, Use::Held)) => prepared,
         };
         match prepared {
             Ok(prepared) => self.stream(prepared, shutdown).await,
@@ -351,7 +359,11 @@ impl Source {
     }
 
     async fn stream(&mut self, mut prepared: Prepared, shutdown: &mut watch::Receiver<bool>) -> SessionEnd {
-        if let Err(end) = self.follow_timeline(&mut prepared).await.and_then(|()| self.still_ours(&prepared)) {
+        let followed = tokio::select! {
+            () = stopped(shutdown) => return SessionEnd::Shutdown,
+            followed = in_time(self.follow_timeline(&mut prepared)) => followed,
+        };
+        if let Err(end) = followed.and_then(|()| self.still_ours(&prepared)) {
             return end;
         }
         let Prepared { client, mut beside, version, slot, .. } = prepared;
@@ -370,10 +382,14 @@ impl Source {
             },
         };
         // From now on nobody else can move it: whoever did so since it was looked at has left a gap.
-        match prepare::look(&mut beside, &self.settings.slot).await {
+        let looked = tokio::select! {
+            () = stopped(shutdown) => return SessionEnd::Shutdown,
+            looked = in_time(async { prepare::look(&mut beside, &self.settings.slot).await.map_err(SessionEnd::from) }) => looked,
+        };
+        match looked {
             Ok(Some(now)) if now == slot => drop(beside),
             Ok(_) => return SessionEnd::Moved(self.settings.slot.clone()),
-            Err(error) => return error.into(),
+            Err(end) => return end,
         }
         info!(slot = self.settings.slot, at = %confirmed, version, "streaming");
         self.state.condition(Condition::Streaming, None);

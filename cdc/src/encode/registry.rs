@@ -104,14 +104,16 @@ impl Registry {
     }
 
     /// Forgets the definitions that no transaction committed at `floor` or later has used, and gives their numbers. A table that is seen again
-    /// with such a one gets another number. The highest number is never forgotten: after a restart it tells which one comes next.
+    /// with such a one gets another number. Of those the highest is kept: each of them was durable when it was used, so that after a restart the
+    /// log still tells which number comes next. (The highest of all may not be durable yet, and would tell nothing.)
     pub(super) fn prune(&mut self, floor: Lsn) -> Vec<u32> {
         let current: Vec<u32> = self.plans.keys().copied().collect();
         current.into_iter().for_each(|oid| self.note_use(oid));
-        let highest = self.next - 1;
+        let unused = self.known.values().flatten().filter(|known| known.used < floor);
+        let highest = unused.map(|known| known.schema.id).max();
         let mut gone = Vec::new();
         self.known.retain(|_, versions| {
-            let old = versions.extract_if(.., |known| known.used < floor && known.schema.id != highest);
+            let old = versions.extract_if(.., |known| known.used < floor && Some(known.schema.id) != highest);
             gone.extend(old.map(|known| known.schema.id));
             !versions.is_empty()
         });

@@ -147,6 +147,23 @@ fn a_definition_travels_once_and_keeps_its_number_when_it_comes_back() {
 }
 
 #[test]
+fn the_highest_durable_number_is_kept_though_a_higher_one_was_given() {
+    let known = [7, 8].map(|id| Arc::new(v1::Schema { id, oid: 90 + id, ..v1::Schema::default() }));
+    let mut encoder = Encoder::new(Limits::default(), known.iter(), Lsn(50));
+    encoder.begin(start(200)).unwrap();
+    encoder.change(&change(
+        200,
+        1,
+        Body::Truncate { relations: vec![table(10, vec![column("id", 23, true)])], cascade: false, restart_identity: false },
+    ));
+    // 9 is in a transaction that a crash may still cut off: without 8, the log would not know that 9 is next.
+    encoder.prune(Lsn(150));
+    encoder.commit(&end(200));
+    let batch = encoder.take().unwrap();
+    assert_eq!((batch.schemas.len(), batch.schemas[0].id, batch.forgotten), (1, 9, vec![7]));
+}
+
+#[test]
 fn definitions_that_the_log_does_not_need_any_more_are_forgotten() {
     let known = [7, 8].map(|id| Arc::new(v1::Schema { id, oid: 90 + id, ..v1::Schema::default() }));
     let mut encoder = Encoder::new(Limits::default(), known.iter(), Lsn(50));
@@ -172,7 +189,7 @@ fn definitions_that_the_log_does_not_need_any_more_are_forgotten() {
     encoder.prune(Lsn(390));
     let (schema, new, mut forgotten) = commit(&mut encoder, 420, &wide);
     forgotten.sort_unstable();
-    // The highest one stays, whoever uses it.
+    // 11, the highest of those, stays.
     assert_eq!((schema, new, forgotten), (10, 0, vec![7, 8, 9]));
     encoder.prune(Lsn(390));
     assert_eq!(commit(&mut encoder, 430, &a), (12, 1, vec![]), "another number: the old one may mean something to somebody");

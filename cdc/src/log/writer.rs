@@ -230,9 +230,17 @@ impl<D: Disk> Writer<D> {
         self.spares_under_way = 0;
     }
 
+    /// Writes a record at the log's end. Where there is no room for it, the end stays where it is, and the same bytes can be written there again.
     fn write(&mut self, record: &RecordHeader, payload: &[u8]) -> io::Result<()> {
-        self.buffer.clear();
         self.failed = true;
+        let written = self.write_record(record, payload);
+        let no_room = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        self.failed = written.as_ref().is_err_and(|error| !no_room(error));
+        written
+    }
+
+    fn write_record(&mut self, record: &RecordHeader, payload: &[u8]) -> io::Result<()> {
+        self.buffer.clear();
         if payload.len() <= COPIED_BYTES_MAX {
             record.write(payload, &mut self.buffer);
             self.file.write_at(&self.buffer, self.offset)?;
@@ -244,7 +252,6 @@ impl<D: Disk> Writer<D> {
             self.file.write_at(payload, payload_at)?;
             self.file.write_at(&[0; 8][..padding], end)?;
         }
-        self.failed = false;
         Ok(())
     }
 

@@ -106,6 +106,8 @@ enum State {
 #[derive(Debug)]
 struct Active {
     progress: Arc<Progress>,
+    /// Where it began: what is acknowledged up to there is nothing new.
+    start: Position,
     acknowledged: Option<Position>,
     /// Why it is being ended. Its number is not free before that is done: what ends is told apart from what begins.
     refused: Option<v1::Error>,
@@ -204,6 +206,9 @@ impl Session {
 
     /// A subscription has started behind that position.
     pub fn handle_started(&mut self, subscription: u32, start: Position, head: Position) {
+        if let Some(active) = self.subscriptions.get_mut(&subscription) {
+            active.start = start;
+        }
         let (start, head) = (Some(start.into()), Some(head.into()));
         self.send(ToClient::Subscribed(v1::Subscribed { subscription, start, head }));
     }
@@ -273,7 +278,8 @@ impl Session {
             Ok(opening) => opening,
             Err((code, text)) => return self.refuse(subscription, code, text),
         };
-        let active = Active { progress: Arc::clone(&opening.progress), acknowledged: None, refused: None };
+        let active =
+            Active { progress: Arc::clone(&opening.progress), start: Position::default(), acknowledged: None, refused: None };
         self.subscriptions.insert(subscription, active);
         self.actions.push_back(Action::Start(Box::new(opening)));
     }
@@ -290,7 +296,7 @@ impl Session {
             return self.actions.push_back(Action::Stop(subscription));
         }
         // What goes back says nothing new.
-        if active.acknowledged.is_none_or(|before| before < position) {
+        if active.start < position && active.acknowledged.is_none_or(|before| before < position) {
             active.acknowledged = Some(position);
             self.actions.push_back(Action::Acknowledge(subscription, position));
         }

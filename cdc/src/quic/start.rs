@@ -55,7 +55,8 @@ pub(super) fn start<D: Disk, C: Disk>(
         tries += 1;
         match Cursor::new(log, start, Arc::clone(&class)) {
             Ok(cursor) => break (start, cursor),
-            Err(ReadError::TooFarBehind { .. }) if matches!(opening.start, Start::Earliest(_)) && tries < EARLIEST_TRIES => {}
+            Err(ReadError::TooFarBehind { .. })
+                if (matches!(opening.start, Start::Earliest(_)) || opening.fresh_from_earliest) && tries < EARLIEST_TRIES => {}
             Err(error) => return Err(of_read(&error)),
         }
     };

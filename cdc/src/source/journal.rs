@@ -198,7 +198,14 @@ impl Work {
         loop {
             match self.writer.append(meta, payload.clone(), &schemas) {
                 Ok(()) => break,
-                Err(error) if is_full(&error) => self.no_room(&error),
+                Err(error) if is_full(&error) => {
+                    if self.full.borrow().is_none() {
+                        // What is written needs no room, and nobody should wait for it until there is some.
+                        self.writer.sync().map_err(Fatal::Fsync)?;
+                        self.tell.send_replace(());
+                    }
+                    self.no_room(&error);
+                }
                 Err(error) => return Err(Fatal::Log(error)),
             }
             if self.arriving.is_closed() {

@@ -41,9 +41,9 @@ impl Pace {
     }
 
     /// Whether a reader who has taken much, and at last so little at once, follows the walsender from message to message: what was there
-    /// when it began to read is taken, and to ask the socket once more is to be woken for each.
-    pub(super) const fn has_caught_up(taken_bytes: usize, last_read_bytes: usize) -> bool {
-        taken_bytes >= MUCH_BYTES && last_read_bytes < LITTLE_BYTES
+    /// when it began to read is taken, and to ask the socket once more is to be woken for each. `None`: nobody can tell.
+    pub(super) fn has_caught_up(taken_bytes: usize, last_read_bytes: Option<usize>) -> bool {
+        taken_bytes >= MUCH_BYTES && last_read_bytes.is_some_and(|bytes| bytes < LITTLE_BYTES)
     }
 
     /// Until when nothing is to be read.
@@ -75,9 +75,10 @@ mod tests {
 
     #[test]
     fn who_takes_message_by_message_has_caught_up() {
-        assert!(Pace::has_caught_up(MUCH_BYTES, LITTLE_BYTES - 1));
-        assert!(!Pace::has_caught_up(MUCH_BYTES, LITTLE_BYTES), "there may be as much again");
-        assert!(!Pace::has_caught_up(MUCH_BYTES - 1, 100), "little has come: it is wanted at once");
+        assert!(Pace::has_caught_up(MUCH_BYTES, Some(LITTLE_BYTES - 1)));
+        assert!(!Pace::has_caught_up(MUCH_BYTES, Some(LITTLE_BYTES)), "there may be as much again");
+        assert!(!Pace::has_caught_up(MUCH_BYTES - 1, Some(100)), "little has come: it is wanted at once");
+        assert!(!Pace::has_caught_up(MUCH_BYTES, None), "a record of TLS is small, whatever waits behind it");
     }
 
     #[test]

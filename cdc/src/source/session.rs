@@ -25,7 +25,7 @@ use crate::state::ServerState;
 /// How much is taken from the socket before anything else has its turn.
 const TAKEN_BYTES: usize = 1 << 20;
 /// How long the primary may be silent though it was asked to answer.
-const SILENCE_MAX: Duration = Duration::from_mins(1);
+pub(super) const SILENCE_MAX: Duration = Duration::from_mins(1);
 /// How often in a row a primary may ask for more to be confirmed than there is. One that shuts down asks again with each answer, for as long as
 /// that takes.
 const ASKS_MAX: u32 = 50;

@@ -115,10 +115,10 @@ impl CopyStream {
     }
 
     /// How many bytes the last read of the socket has given. Few of them, where many came before, mean that the reader has caught up,
-    /// and would go on message by message.
+    /// and would go on message by message. `None` under TLS, where a read gives one record, however much waits behind it.
     #[must_use]
-    pub const fn last_read_bytes(&self) -> usize {
-        self.last_read_bytes
+    pub const fn last_read_bytes(&self) -> Option<usize> {
+        if self.session.transport.is_tls() { None } else { Some(self.last_read_bytes) }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, SourceError>> {

@@ -30,6 +30,10 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
+    pub(super) const fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// Reads what is there into the spare capacity of `buf`, which must have some; 0 is the end.
     ///
     /// A plain socket is read before anything is asked about its readiness.

@@ -170,6 +170,24 @@ fn nobody_acknowledges_what_was_not_sent() {
 }
 
 #[test]
+fn what_is_acknowledged_before_the_start_says_nothing() {
+    let mut session = open("*.*");
+    let actions = tell(&mut session, FromClient::Subscribe(subscribe(1)));
+    let [Action::Start(opening)] = &actions[..] else { panic!("{actions:?}") };
+    session.handle_started(1, at(4, 0), VIEW.head);
+    session.poll_action();
+    opening.progress.set_sent(at(5, 2));
+    let acknowledge = |session: &mut Session, position: Option<Position>| {
+        let position = position.map(v1::Position::from);
+        tell(session, FromClient::Acknowledge(v1::Acknowledge { subscription: 1, position }))
+    };
+    for early in [None, Some(at(3, 1)), Some(at(4, 0))] {
+        assert!(acknowledge(&mut session, early).is_empty(), "{early:?} would take the consumer back");
+    }
+    assert!(matches!(acknowledge(&mut session, Some(at(4, 1)))[..], [Action::Acknowledge(1, _)]));
+}
+
+#[test]
 fn a_ping_tells_how_far_it_is() {
     let mut session = open("*.*");
     let pong = tell(&mut session, FromClient::Ping(Ping { id: 5 }));
