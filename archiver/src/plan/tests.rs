@@ -199,3 +199,42 @@ fn the_newest_base_that_reaches_a_point() {
     assert_eq!(start(5 * MB + 399), Some(Lsn(3 * MB)));
     assert_eq!(start(MB), None);
 }
+
+#[test]
+fn a_copy_of_a_server_that_was_just_promoted_is_one_of_a_moment() {
+    use walbus::proto::control::{Control, DbState};
+    use walbus::proto::wal::WalVersion;
+    let control = |state, minimum: u64| Control {
+        system: SYSTEM,
+        version: WalVersion::V18,
+        control_version: 1800,
+        catalog_version: 202_506_291,
+        state,
+        time_unix_s: 0,
+        checkpoint: Lsn(4 * MB + 96),
+        redo: Lsn(4 * MB + 40),
+        timeline: tli(1),
+        previous_timeline: tli(1),
+        checkpoint_time_unix_s: 0,
+        full_page_writes: true,
+        min_recovery_point: Lsn(minimum),
+        min_recovery_timeline: Timeline::new(u32::from(minimum > 0)),
+        backup_start: Lsn::INVALID,
+        backup_end: Lsn::INVALID,
+        backup_end_required: false,
+        wal_level: 1,
+        block_bytes: 8192,
+        wal_page_bytes: 8192,
+        segment: SIZE,
+        checksum_version: 0,
+    };
+    let of = |state, minimum| {
+        let base = Base::of(&control(state, minimum), None);
+        (base.kind, base.consistency)
+    };
+    assert_eq!(of(DbState::InProduction, 0), (Kind::Crashed, Consistency::FolderEnd));
+    assert_eq!(of(DbState::InProduction, 5 * MB), (Kind::Crashed, Consistency::FolderEnd));
+    assert_eq!(of(DbState::ArchiveRecovery, 5 * MB), (Kind::Recovering, Consistency::At(Lsn(5 * MB))));
+    assert_eq!(of(DbState::ShutDown, 0), (Kind::ShutDown, Consistency::At(Lsn(4 * MB + 96))));
+    assert_eq!(Base::of(&control(DbState::InProduction, 0), Some(&label(3 * MB + 40, 1))).kind, Kind::Backup);
+}
