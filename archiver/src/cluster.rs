@@ -43,6 +43,8 @@ pub fn chosen_timeline(holdings: &Holdings, named: Option<Timeline>) -> anyhow::
             );
             Ok(timeline)
         }
-        None => held.last().copied().context("the archive holds no timeline of this cluster yet"),
+        None => {
+            holdings.inventory().timelines_with_wal().last().copied().context("the archive holds no segment of this cluster yet")
+        }
     }
 }

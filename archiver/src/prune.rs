@@ -16,8 +16,8 @@ use crate::holdings::Holdings;
 use crate::locate::BaseReport;
 use crate::moment;
 use crate::output::print;
-use crate::plan::prune::{Prune, newest_base, prune};
-use crate::plan::{Chain, Goal, Target};
+use crate::plan::prune::{Prune, is_recent, newest_base, prune};
+use crate::plan::{Chain, Goal, Link, Target};
 use crate::search::Search;
 use crate::settings::{StoreArgs, SystemArgs};
 
@@ -115,21 +115,29 @@ fn check_held(holdings: &Holdings, lsn: Lsn) -> anyhow::Result<()> {
 }
 
 /// Where the replay starts of the newest base backup from which every moment from `age` ago on can be reached, on every timeline on which
-/// anything was committed since then: a timeline that was given up before holds nothing back.
+/// anything was committed since then, or may have been: a timeline that was given up before holds nothing back.
 async fn start_of_age(holdings: &Holdings, backups: &[BackupHistory], age: Duration) -> anyhow::Result<Lsn> {
     let age_us = i64::try_from(age.as_micros()).context("--keep-age is too long")?;
     let since = PgTime(SystemClock::new().now().0.saturating_sub(age_us));
     let newest = chosen_timeline(holdings, None)?;
-    let mut keep = Lsn::MAX;
+    let mut keep: Option<Lsn> = None;
     for timeline in holdings.inventory().timelines() {
         let chain = holdings.chain(timeline)?;
         let Some(run) = chain.runs().pop() else { continue };
-        let search = Search::new(holdings, run, timeline).await?;
-        if timeline == newest || search.newest_of(timeline).is_some_and(|time| time >= since) {
-            keep = keep.min(start_on(&chain, &search, backups, since).await?);
+        let links: Vec<Link> = chain.links().copied().collect();
+        if timeline == newest || is_recent(&links, &holdings.indexes(&links).await?, timeline, since) {
+            let search = Search::new(holdings, run, timeline).await?;
+            let start = start_on(&chain, &search, backups, since).await?;
+            keep = Some(keep.map_or(start, |keep| keep.min(start)));
         }
     }
-    Ok(keep)
+    // Without a start nothing would be kept.
+    keep.with_context(|| {
+        format!(
+            "no base backup was found to keep the WAL of, for --keep-age (timeline {newest} is the newest with WAL): nothing was deleted. Name \
+             the oldest base that is kept by --keep-base"
+        )
+    })
 }
 
 /// The same on one timeline.

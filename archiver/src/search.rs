@@ -173,13 +173,6 @@ impl<'a> Search<'a> {
         self.indexes.iter().skip(self.position(from)).flatten().filter_map(|index| index.commit_time_max).max()
     }
 
-    /// The latest one of all that lie in segments of `timeline` itself.
-    #[must_use]
-    pub fn newest_of(&self, timeline: Timeline) -> Option<PgTime> {
-        let own = self.run.links.iter().zip(&self.indexes).filter(|(link, _)| link.segment.timeline == timeline);
-        own.filter_map(|(_, index)| index.as_ref()?.commit_time_max).max()
-    }
-
     /// The earliest one of all.
     #[must_use]
     pub fn oldest_time(&self) -> Option<PgTime> {

@@ -94,8 +94,15 @@ impl Inventory {
     /// The timelines of which anything is held, histories included.
     #[must_use]
     pub fn timelines(&self) -> BTreeSet<Timeline> {
-        let segments = self.whole.iter().chain(&self.partial).chain(self.tails.keys()).map(|segment| segment.timeline);
-        segments.chain(self.histories.keys().copied()).collect()
+        let mut timelines = self.timelines_with_wal();
+        timelines.extend(self.histories.keys());
+        timelines
+    }
+
+    /// The timelines of which segments are held: a history alone is left by a promotion whose WAL is still to come.
+    #[must_use]
+    pub fn timelines_with_wal(&self) -> BTreeSet<Timeline> {
+        self.whole.iter().chain(&self.partial).chain(self.tails.keys()).map(|segment| segment.timeline).collect()
     }
 
     /// Where `timeline` comes from. Timeline 1 has no file: it comes from nowhere.

@@ -1,10 +1,11 @@
+use walbus::archive::index::SegmentIndex;
 use walbus::archive::layout::ObjectName;
 use walbus::pgdata::{BackupHistory, BackupLabel};
 use walbus::proto::history::History;
 use walbus::{Lsn, PgTime, Segment, SegmentSize, SystemId, Timeline};
 
 use super::base::{Found, Reach};
-use super::prune::{newest_base, prune};
+use super::prune::{is_recent, newest_base, prune};
 use super::*;
 
 const SYSTEM: SystemId = SystemId(7);
@@ -189,6 +190,41 @@ fn what_a_base_needs_stays_on_every_timeline() {
     let all = prune(&inventory, &backups, Lsn(100 * MB));
     assert!(all.delete.iter().all(|name| !matches!(name, ObjectName::History { .. })));
     assert_eq!(prune(&inventory, &backups, Lsn(3 * MB)).delete, []);
+}
+
+#[test]
+fn the_end_of_a_timeline_that_none_goes_on_from_stays() {
+    let mut inventory = inventory();
+    // Timeline 2 goes on from the last segment of 1; timeline 4 is a history alone.
+    inventory.partial.clear();
+    let leaves = inventory.histories[&tli(2)].child(tli(4), Lsn(9 * MB + 8192), "x").unwrap();
+    inventory.histories.insert(tli(4), leaves);
+    let plan = prune(&inventory, &[], Lsn(100 * MB));
+    let deleted = |segment: Segment| plan.delete.iter().any(|name| name.segment() == Some(&segment.name(SIZE)));
+    assert!(deleted(segment(1, 6)) && deleted(segment(2, 8)) && deleted(segment(3, 5)));
+    assert!(!deleted(segment(2, 9)) && !deleted(segment(3, 6)));
+    assert_eq!(inventory.timelines_with_wal().last(), Some(&tli(3)));
+}
+
+#[test]
+fn what_has_no_index_counts_as_recent() {
+    let links: Vec<Link> = chain(2).links().copied().collect();
+    let with = |timeline: u32, time: Option<i64>| -> Vec<Option<SegmentIndex>> {
+        let of = |link: &Link| {
+            let mut index = SegmentIndex::of(SYSTEM, link.segment, SIZE, &[]);
+            index.commit_time_max = time.map(PgTime).filter(|_| link.segment.timeline == tli(timeline));
+            Some(index)
+        };
+        links.iter().map(of).collect()
+    };
+    let recent = |indexes: &[Option<SegmentIndex>]| is_recent(&links, indexes, tli(2), PgTime(100));
+    assert!(!recent(&with(2, None)) && !recent(&with(2, Some(99))) && recent(&with(2, Some(100))));
+    assert!(!recent(&with(1, Some(100))));
+    let mut unindexed = with(2, None);
+    unindexed[0] = None;
+    assert!(!recent(&unindexed));
+    unindexed[4] = None;
+    assert!(recent(&unindexed));
 }
 
 #[test]
