@@ -42,7 +42,7 @@ pub(super) async fn restore(args: &RestoreArgs) -> anyhow::Result<Report> {
     }
     let proof = prove(&holdings, &folder, &local, &goal, args.timeline).await?;
     let mut settings = String::from(if local.base.kind == Kind::Recovering { WAS_RECOVERING } else { "" });
-    settings += &lines(&goal, proof.timeline.get(), args.action(), &restore_command(&args.store)?);
+    settings += &lines(&goal, proof.timeline.get(), args.action(), &restore_command(&args.store)?, folder.archives_always()?);
     if !args.dry_run {
         refuse_running(&folder.path)?;
         write(&folder.disk, &settings)?;
@@ -131,6 +131,7 @@ fn rewritten<D: Disk>(disk: &D, text: &[u8]) -> anyhow::Result<bool> {
         "recovery_target_timeline",
         "recovery_target_action",
         "recovery_min_apply_delay",
+        "hot_standby",
     ];
     let keep = |line: &&str| !TARGETS.iter().chain(&others).any(|ours| name(line) == *ours);
     let rest: String = text.lines().filter(keep).flat_map(|line| [line, "\n"]).collect();

@@ -47,7 +47,9 @@ pub(super) const TARGETS: [&str; 5] =
 
 /// The block's lines. Every setting that could contradict them is in it, since Postgres takes the last one of a name: but it takes one target
 /// alone, in the order of the lines, so that the others are cleared before it is set.
-pub(super) fn lines(goal: &Goal, timeline: u32, action: Action, restore_command: &str) -> String {
+///
+/// `archives_always`: whether the folder's own configuration has `archive_mode = always`.
+pub(super) fn lines(goal: &Goal, timeline: u32, action: Action, restore_command: &str, archives_always: bool) -> String {
     let wanted = match &goal.target {
         Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
         Target::Latest => None,
@@ -73,7 +75,31 @@ pub(super) fn lines(goal: &Goal, timeline: u32, action: Action, restore_command:
     set("recovery_target_action", action.setting());
     // A standby that lags on purpose would lag here as well.
     set("recovery_min_apply_delay", "0");
+    // Without it a server that is to pause shuts down.
+    set("hot_standby", "on");
+    if archives_always {
+        // What was fetched would be archived again, a tail with zeros behind as a whole segment.
+        set("archive_mode", "on");
+    }
     text
+}
+
+/// Whether a server with these configuration files archives what it recovers: `own` is `postgresql.auto.conf`, which is read last, `others`
+/// are the files before it.
+pub(super) fn archives_always<'a>(own: &str, others: impl IntoIterator<Item = &'a str>) -> bool {
+    let always = |value: String| value.eq_ignore_ascii_case("always");
+    archive_mode(own).map_or_else(|| others.into_iter().filter_map(archive_mode).any(always), always)
+}
+
+/// The last value of `archive_mode` in a configuration file.
+fn archive_mode(text: &str) -> Option<String> {
+    let mut values = text.lines().filter_map(|line| {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        let (name, value) = line.split_once(|at: char| at == '=' || at.is_whitespace())?;
+        let value = value.trim_start().trim_start_matches('=').trim().trim_matches('\'');
+        name.eq_ignore_ascii_case("archive_mode").then(|| value.to_owned())
+    });
+    values.next_back()
 }
 
 /// A value as Postgres reads it in its configuration files.
@@ -130,7 +156,7 @@ mod tests {
     #[test]
     fn the_target_comes_after_what_it_contradicts() {
         let goal = Goal { target: Target::Time(PgTime(0)), inclusive: false };
-        let text = lines(&goal, 3, Action::Promote, "fetch %f");
+        let text = lines(&goal, 3, Action::Promote, "fetch %f", false);
         let at = |needle: &str| text.find(needle).unwrap_or_else(|| panic!("{needle} in {text}"));
         let target = at("recovery_target_time = '2000-01-01 00:00:00+00'\n");
         assert!(TARGETS.iter().filter(|name| **name != "recovery_target_time").all(|name| at(&format!("{name} = ''\n")) < target));
@@ -140,16 +166,35 @@ mod tests {
 
     #[test]
     fn latest_has_no_target() {
-        let text = lines(&Goal::inclusive(Target::Latest), 1, Action::Pause, "x");
+        let text = lines(&Goal::inclusive(Target::Latest), 1, Action::Pause, "x", false);
         assert!(TARGETS.iter().all(|name| text.contains(&format!("{name} = ''\n"))), "{text}");
-        let lsn = lines(&Goal::inclusive(Target::Lsn(Lsn(0x300_0028))), 1, Action::Pause, "x");
+        let lsn = lines(&Goal::inclusive(Target::Lsn(Lsn(0x300_0028))), 1, Action::Pause, "x", false);
         assert!(lsn.contains("recovery_target_lsn = '0/3000028'\n"));
+    }
+
+    #[test]
+    fn what_would_archive_the_recovered_or_end_a_pause_is_overruled() {
+        let text = |always| lines(&Goal::inclusive(Target::Immediate), 1, Action::Pause, "x", always);
+        assert!(text(false).contains("hot_standby = 'on'\n") && !text(false).contains("archive_mode"));
+        assert!(text(true).contains("archive_mode = 'on'\n"));
+        let always = [
+            "archive_mode = always",
+            "archive_mode='always' # so",
+            "  Archive_Mode\tAlways",
+            "archive_mode = on\narchive_mode = always",
+        ];
+        assert!(always.iter().all(|line| archives_always("", [*line]) && archives_always(line, [])));
+        let not =
+            ["#archive_mode = always", "archive_mode = always\narchive_mode = on", "archive_modes = always", "x = always", ""];
+        assert!(not.iter().all(|line| !archives_always("", [*line]) && !archives_always(line, [])));
+        assert!(archives_always("", ["archive_mode = on", "archive_mode = always"]));
+        assert!(!archives_always("archive_mode = off", ["archive_mode = always"]));
     }
 
     #[test]
     fn names_and_commands_are_quoted() {
         let goal = Goal::inclusive(Target::Name("it's 100\\%".to_owned()));
-        assert!(lines(&goal, 1, Action::Pause, "x").contains("recovery_target_name = 'it''s 100\\\\%'\n"));
+        assert!(lines(&goal, 1, Action::Pause, "x", false).contains("recovery_target_name = 'it''s 100\\\\%'\n"));
         let store = Store::try_parse_from(["x", "--store", "file:///a%20b", "--key-file", "/etc/its key"]).unwrap().store;
         let command = |program: &str| command(program.into(), &store);
         assert_eq!(
