@@ -193,6 +193,12 @@ impl Chain {
             .collect()
     }
 
+    /// The first that is missing at or behind `end`, with more behind it.
+    #[must_use]
+    pub fn gap_behind(&self, end: Lsn) -> Option<Gap> {
+        self.gaps().into_iter().find(|gap| gap.start >= end)
+    }
+
     /// What can be read from the segment that holds `lsn` on, to the first gap or the end.
     ///
     /// # Errors

@@ -6,9 +6,10 @@ use walbus::proto::wal::{DecodeError, Record, WalEvent};
 use walbus::{Lsn, PgTime, Timeline};
 
 use super::folder::{Folder, Local, LocalEnd};
+use crate::fetch::complete_end;
 use crate::holdings::Holdings;
 use crate::plan::base::{Found, Reach};
-use crate::plan::{Chain, Consistency, Goal, Held, Kind, Link, Refusal, Run, Target};
+use crate::plan::{Base, Chain, Consistency, Goal, Held, Kind, Link, Refusal, Run, Target};
 use crate::search::{Commit, Search};
 
 /// How many segments before the one in which replay starts are looked through for the last commit that the folder holds.
@@ -59,7 +60,7 @@ pub(super) async fn prove(
 
     let found = match &goal.target {
         Target::Immediate => immediate(local, goal, &chain, consistent, &reach).map(|()| None)?,
-        Target::Latest => latest(local, goal, &chain, consistent, &reach).map(|()| None)?,
+        Target::Latest => latest(&local.base, goal, &chain, search.run().end, consistent, &reach).map(|()| None)?,
         _ => Some(stop(holdings, local, goal, &chain, &search, consistent, &reach).await?),
     };
     let replayed = match (&found, &goal.target) {
@@ -128,13 +129,19 @@ async fn check_same(holdings: &Holdings, folder: &Folder, local: &Local, chain: 
     let Some(link) = chain.at(start).copied() else { return Ok(()) };
     let ours = folder.segment(own.segment, size)?;
     let theirs = holdings.bytes(&link).await?;
-    let end = usize::try_from(own.end.bytes_after(start)).unwrap_or(usize::MAX).min(theirs.len()).min(ours.len());
-    match ours[..end].iter().zip(&theirs[..end]).position(|(ours, theirs)| ours != theirs) {
-        Some(at) if link.held != Held::Partial => {
-            Err(Refusal::Diverged { segment: own.segment.name(size).to_string(), at: Lsn(start.0 + at as u64) }.into())
-        }
-        _ => Ok(()),
+    // Behind the last record of a `.partial` is what a recycled file held.
+    let theirs_end = if link.held == Held::Partial { complete_end(&theirs, link.segment, size) } else { link.end(size) };
+    match first_difference(&ours, &theirs, start, own.end.min(theirs_end)) {
+        Some(at) => Err(Refusal::Diverged { segment: own.segment.name(size).to_string(), at }.into()),
+        None => Ok(()),
     }
+}
+
+/// Where two copies of a segment differ first before `end`.
+fn first_difference(ours: &[u8], theirs: &[u8], start: Lsn, end: Lsn) -> Option<Lsn> {
+    let compared = usize::try_from(end.bytes_after(start)).unwrap_or(usize::MAX);
+    let at = ours.iter().zip(theirs).take(compared).position(|(ours, theirs)| ours != theirs)?;
+    Some(Lsn(start.0 + at as u64))
 }
 
 /// The WAL from where replay starts on, up to the first gap.
@@ -265,9 +272,14 @@ fn immediate(local: &Local, goal: &Goal, chain: &Chain, consistent: Lsn, reach: 
     Err(not_reached(goal, chain, reason, reach, Vec::new()).into())
 }
 
-fn latest(local: &Local, goal: &Goal, chain: &Chain, consistent: Lsn, reach: &Reach) -> anyhow::Result<()> {
+/// Whether recovery runs to the end of the WAL that there is: where more follows behind a gap, its end is not that. `held` is the end of what
+/// follows each other.
+fn latest(base: &Base, goal: &Goal, chain: &Chain, held: Lsn, consistent: Lsn, reach: &Reach) -> anyhow::Result<()> {
+    if let Some(gap) = chain.gap_behind(held) {
+        return Err(Refusal::Gap { goal: goal.to_string(), from: base.redo, gap: Box::new(gap), reach: reach.clone() }.into());
+    }
     let end = reach.to.unwrap_or_default();
-    if end >= consistent.min(local.base.checkpoint) && end >= consistent {
+    if end >= consistent {
         return Ok(());
     }
     let reason = format!("the WAL ends at {end}, before the folder's consistent point {consistent}");
@@ -287,7 +299,7 @@ async fn stop(
     let base = &local.base;
     let Some(found) = search.find(goal, Some(base.redo)).await? else {
         let end = search.run().end;
-        if let Some(gap) = chain.gaps().into_iter().find(|gap| gap.start >= end) {
+        if let Some(gap) = chain.gap_behind(end) {
             return Err(Refusal::Gap { goal: goal.to_string(), from: base.redo, gap: Box::new(gap), reach: reach.clone() }.into());
         }
         let reason = match goal.target {
@@ -330,3 +342,6 @@ fn warnings(local: &Local, search: &Search<'_>, timeline: Timeline) -> Vec<Strin
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests;
