@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use walbus::archive::index::SegmentIndex;
+use walbus::archive::index::{Invalid, SegmentIndex};
 use walbus::proto::wal::{Record, WalEvent};
-use walbus::{Lsn, PgTime, Timeline};
+use walbus::{Lsn, PgTime, Segment, Timeline};
 
 use crate::holdings::Holdings;
 use crate::plan::base::Found;
@@ -165,6 +165,33 @@ impl<'a> Search<'a> {
     pub async fn end(&self) -> anyhow::Result<End> {
         let last = self.run.links.len() - 1;
         self.read(last, last + 1, None, &mut |_, _| ControlFlow::Continue(())).await
+    }
+
+    /// Where the whole segments between `from`, a record's start, and `end` stop to be valid WAL first, and why: recovery ends there. Segments
+    /// without an index are read.
+    ///
+    /// # Errors
+    /// Where a segment can't be read.
+    pub async fn invalid_before(&self, from: Lsn, end: Lsn) -> anyhow::Result<Option<(Segment, Invalid)>> {
+        let inventory = self.holdings.inventory();
+        let last = self.position(Lsn(end.0.saturating_sub(1)));
+        for (link, index) in self.run.links.iter().zip(&self.indexes).take(last + 1).skip(self.position(from)) {
+            // One that is not whole ends somewhere: up to there it was read.
+            if !link.is_whole() {
+                continue;
+            }
+            let invalid = match index {
+                Some(index) => index.invalid.clone(),
+                None => {
+                    let bytes = self.holdings.bytes(link).await?;
+                    SegmentIndex::of(inventory.system, link.segment, inventory.size, &bytes).invalid
+                }
+            };
+            if let Some(invalid) = invalid.filter(|invalid| invalid.at < end) {
+                return Ok(Some((link.segment, invalid)));
+            }
+        }
+        Ok(None)
     }
 
     /// The latest commit or rollback of all from the segment of `from` on, by the indexes.

@@ -90,12 +90,19 @@ fn stops(goal: &Goal, record: &Written) -> Option<Side> {
 }
 
 async fn archive(folder: &std::path::Path, wal: &WalBuilder, unindexed: u8) -> Holdings {
+    damaged_archive(folder, wal, unindexed, None).await
+}
+
+async fn damaged_archive(folder: &std::path::Path, wal: &WalBuilder, unindexed: u8, damaged: Option<Lsn>) -> Holdings {
     let archive = Archive::open(&format!("file://{}", folder.display()), Options::new([])).unwrap();
     archive.probe().await.unwrap();
     let last = SIZE.number(Lsn(wal.end().0 - 1));
     for number in SIZE.number(START)..=last {
         let segment = Segment { number, timeline: Timeline::FIRST };
-        let bytes = wal.between(segment.start(SIZE), segment.end(SIZE)).to_vec();
+        let mut bytes = wal.between(segment.start(SIZE), segment.end(SIZE)).to_vec();
+        if let Some(at) = damaged.filter(|at| SIZE.number(*at) == number) {
+            bytes[usize::try_from(SIZE.offset(at)).unwrap()] ^= 0xFF;
+        }
         let name = segment.name(SIZE);
         if bytes.len() as u64 == SIZE.bytes() {
             if number % 7 != u64::from(unindexed) {
@@ -174,6 +181,30 @@ proptest! {
                 }
             }
             assert_eq!(search.end().await.unwrap().complete, wal.end());
+            assert_eq!(search.invalid_before(START, wal.end()).await.unwrap(), None);
         });
+    }
+}
+
+#[tokio::test]
+async fn a_segment_in_the_middle_that_is_no_valid_wal_is_found() {
+    let (mut wal, mut ends) = (WalBuilder::new(SIZE, START, SYSTEM), Vec::new());
+    while wal.end() < Lsn(START.0 + 5 * SIZE.bytes()) {
+        ends.push(wal.filler(7, 5_000));
+    }
+    let damaged = ends.iter().find(|record| record.lsn > Lsn(START.0 + 2 * SIZE.bytes() + 40_000)).unwrap();
+    let number = SIZE.number(damaged.lsn);
+    // With an index, and without.
+    for unindexed in [13, u8::try_from(number % 7).unwrap()] {
+        let folder = tempfile::tempdir().unwrap();
+        let holdings = damaged_archive(folder.path(), &wal, unindexed, Some(Lsn(damaged.lsn.0 + 100))).await;
+        let run = Chain::of(holdings.inventory(), History::root(Timeline::FIRST)).runs().remove(0);
+        let search = Search::new(&holdings, run, Timeline::FIRST).await.unwrap();
+        let (segment, invalid) = search.invalid_before(START, wal.end()).await.unwrap().unwrap();
+        assert_eq!((segment.number, invalid.at), (number, damaged.lsn), "{unindexed}");
+        assert_eq!(search.invalid_before(START, damaged.lsn).await.unwrap(), None);
+        assert_eq!(search.invalid_before(Lsn(START.0 + 3 * SIZE.bytes()), wal.end()).await.unwrap(), None);
+        // The end alone does not show it.
+        assert_eq!(search.end().await.unwrap().complete, wal.end());
     }
 }

@@ -197,6 +197,21 @@ pub enum Refusal {
         /// What can be reached.
         reach: Reach,
     },
+    /// A segment on the way stops to be valid WAL.
+    #[error(
+        "segment {segment}, on the way to {goal}, is no valid WAL from {at} on ({problem}): recovery would end there. Where another copy of it \
+         is known, put it in its place (verify --full looks at all of them), or name a target before it"
+    )]
+    Invalid {
+        /// What was asked for.
+        goal: String,
+        /// The segment.
+        segment: String,
+        /// Where it stops to be valid.
+        at: Lsn,
+        /// What is wrong.
+        problem: String,
+    },
     /// The target never comes.
     #[error("{goal} is not reached on timeline {timeline}: {reason}. This folder reaches {reach}{}", elsewhere(.others))]
     NotReached {

@@ -1,6 +1,7 @@
 //! The data folder that is to be recovered.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -8,11 +9,12 @@ use walbus::disk::Disk;
 use walbus::pgdata::{AUTO_CONF, BackupLabel, OwnedDisk, Owner, read_whole};
 use walbus::proto::control::Control;
 use walbus::proto::history::History;
-use walbus::proto::wal::{Decoder, Record};
+use walbus::proto::wal::{Decoder, PAGE_BYTES, Record};
 use walbus::{Lsn, Segment, SegmentSize, Timeline, WalFile};
 
 use super::settings::{BLOCK, archives_always};
 use crate::plan::Base;
+use crate::walfile;
 
 /// Its files.
 #[derive(Debug)]
@@ -133,6 +135,15 @@ impl Folder {
     pub(super) fn segment(&self, segment: Segment, size: SegmentSize) -> anyhow::Result<Vec<u8>> {
         let name = segment.name(size);
         fs::read(self.wal().join(name.as_str())).with_context(|| format!("read pg_wal/{name}"))
+    }
+
+    /// Whether the first page of a segment's file in `pg_wal` is that segment's.
+    pub(super) fn has_begun(&self, segment: Segment, control: &Control) -> anyhow::Result<bool> {
+        let name = segment.name(control.segment);
+        let file = fs::File::open(self.wal().join(name.as_str())).with_context(|| format!("read pg_wal/{name}"))?;
+        let mut page = Vec::new();
+        file.take(u64::from(PAGE_BYTES)).read_to_end(&mut page).with_context(|| format!("read pg_wal/{name}"))?;
+        Ok(walfile::check_start(&name, &page, control.system, control.segment).is_ok())
     }
 
     /// A timeline's history in `pg_wal`, where it is there.

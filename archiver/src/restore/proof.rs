@@ -69,6 +69,10 @@ pub(super) async fn prove(
         (None, _) => reach.to.unwrap_or(consistent),
     };
     let size = chain.size();
+    if let Some((segment, invalid)) = search.invalid_before(local.base.redo, replayed).await? {
+        let (segment, goal) = (segment.name(size).to_string(), goal.to_string());
+        return Err(Refusal::Invalid { goal, segment, at: invalid.at, problem: invalid.reason }.into());
+    }
     let segments = search.run().links.iter().filter(|link| link.segment.start(size) < replayed).count();
     let warnings = warnings(local, &search, chain.timeline());
     let (commit_before, commit_after) = (search.commit_before(replayed).await?, search.commit_after(replayed).await?);
@@ -100,7 +104,12 @@ async fn join_folder(holdings: &Holdings, folder: &Folder, local: &Local, chain:
     let size = chain.size();
     let first = size.number(local.base.redo);
     if local.base.consistency != Consistency::FolderEnd {
-        chain.add_folder(local.segments.iter().copied().filter(|segment| segment.number >= first));
+        // Postgres keeps files for WAL to come, under names to come: those hold what was long ago.
+        for segment in local.segments.iter().copied().filter(|segment| segment.number >= first) {
+            if folder.has_begun(segment, &local.control)? {
+                chain.add_folder([segment]);
+            }
+        }
         return Ok(None);
     }
     let own = local.own_end(folder, chain.history())?;
