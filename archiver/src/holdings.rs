@@ -1,6 +1,6 @@
 //! What an archive holds of one cluster, read from its store as it is needed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -9,12 +9,13 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use walbus::archive::index::SegmentIndex;
 use walbus::archive::layout::ObjectName;
-use walbus::archive::store::Archive;
+use walbus::archive::store::{Archive, StoreError};
 use walbus::pgdata::BackupHistory;
 use walbus::proto::history::History;
 use walbus::proto::wal::PageHeader;
 use walbus::{Segment, SegmentSize, SystemId, Timeline};
 
+use crate::fetch::complete_end;
 use crate::plan::{Chain, Held, Inventory, Link};
 
 /// How many small objects are asked for at once.
@@ -67,6 +68,7 @@ impl Holdings {
                 inventory.histories.insert(*timeline, history);
             }
         }
+        inventory.beyond_partial = beyond_partial(&archive, &inventory).await?;
         Ok(Self { archive, inventory, foreign: listing.foreign, folder: None, recent: Mutex::default() })
     }
 
@@ -178,6 +180,25 @@ impl Holdings {
         stream::iter(links.iter().map(|link| self.index(*link))).buffered(REQUESTS).try_collect().await
     }
 
+    /// The same, where each index is of the very bytes that are held: an index of others counts for nothing, and the segment is read.
+    ///
+    /// # Errors
+    /// As of [`Self::indexes`], and where such a segment can't be read.
+    pub async fn proven_indexes(&self, links: &[Link]) -> anyhow::Result<Vec<Option<SegmentIndex>>> {
+        stream::iter(links.iter().map(|link| self.proven_index(*link))).buffered(REQUESTS).try_collect().await
+    }
+
+    async fn proven_index(&self, link: Link) -> anyhow::Result<Option<SegmentIndex>> {
+        let Some(index) = self.index(link).await? else { return Ok(None) };
+        let Some(name) = self.object(&link).filter(|_| link.held == Held::Whole) else { return Ok(Some(index)) };
+        let header = self.archive.header(&name).await.context("read a segment's header")?;
+        if header.is_some_and(|header| header.plain_sha256 == index.sha256) {
+            return Ok(Some(index));
+        }
+        let bytes = self.bytes(&link).await?;
+        Ok(Some(SegmentIndex::of(self.inventory.system, link.segment, self.inventory.size, &bytes)))
+    }
+
     /// What is in a segment; see [`Self::indexes`].
     ///
     /// # Errors
@@ -224,6 +245,29 @@ async fn read_history(archive: &Archive, name: &ObjectName, timeline: Timeline) 
     let text = archive.get(name).await.context("read a timeline history")?;
     let text = text.with_context(|| format!("{} was there a moment ago and is gone", archive.url_of(name)))?;
     Ok(History::parse(timeline, &text)?)
+}
+
+/// The segments whose longest tail reaches further than their `.partial`. Few have both.
+async fn beyond_partial(archive: &Archive, inventory: &Inventory) -> anyhow::Result<BTreeSet<Segment>> {
+    let (system, size) = (inventory.system, inventory.size);
+    let mut beyond = BTreeSet::new();
+    for segment in inventory.partial.iter().filter(|segment| !inventory.whole.contains(segment)) {
+        let Some(end) = inventory.tails.get(segment).and_then(|ends| ends.last().copied()) else { continue };
+        let name = inventory.name(*segment);
+        let partial = ObjectName::Partial { system, segment: name.clone() };
+        let tail = ObjectName::Tail { system, segment: name, end };
+        let (partial, tail) = match (archive.get(&partial).await, archive.get(&tail).await) {
+            // Which of them is damaged is told by who reads it, and `verify` must get so far.
+            (Err(StoreError::Damaged { .. }), _) | (_, Err(StoreError::Damaged { .. })) => continue,
+            (partial, tail) => (partial.context("read a .partial")?, tail.context("read a tail")?),
+        };
+        if let (Some(partial), Some(tail)) = (partial, tail)
+            && complete_end(&tail, *segment, size) > complete_end(&partial, *segment, size)
+        {
+            beyond.insert(*segment);
+        }
+    }
+    Ok(beyond)
 }
 
 /// The size of the cluster's segments: any whole one has it.

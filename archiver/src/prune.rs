@@ -125,7 +125,7 @@ async fn start_of_age(holdings: &Holdings, backups: &[BackupHistory], age: Durat
         let chain = holdings.chain(timeline)?;
         let Some(run) = chain.runs().pop() else { continue };
         let links: Vec<Link> = chain.links().copied().collect();
-        if timeline == newest || is_recent(&links, &holdings.indexes(&links).await?, timeline, since) {
+        if timeline == newest || is_recent(&links, &holdings.proven_indexes(&links).await?, timeline, since) {
             let search = Search::new(holdings, run, timeline).await?;
             let start = start_on(&chain, &search, backups, since).await?;
             keep = Some(keep.map_or(start, |keep| keep.min(start)));

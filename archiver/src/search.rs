@@ -47,7 +47,7 @@ impl<'a> Search<'a> {
     /// # Errors
     /// Where the store gives no answer.
     pub async fn new(holdings: &'a Holdings, run: Run, timeline: Timeline) -> anyhow::Result<Self> {
-        let indexes = holdings.indexes(&run.links).await?;
+        let indexes = holdings.proven_indexes(&run.links).await?;
         Ok(Self { holdings, run, timeline, indexes })
     }
 

@@ -208,3 +208,50 @@ async fn a_segment_in_the_middle_that_is_no_valid_wal_is_found() {
         assert_eq!(search.end().await.unwrap().complete, wal.end());
     }
 }
+
+#[tokio::test]
+async fn an_index_of_other_bytes_is_not_believed() {
+    let mut wal = WalBuilder::new(SIZE, START, SYSTEM);
+    let commit = wal.commit(700, PgTime(1_000_000));
+    while wal.end() < Lsn(START.0 + 2 * SIZE.bytes()) {
+        wal.filler(7, 5_000);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let holdings = archive(folder.path(), &wal, 13).await;
+    // The index of a segment without that commit.
+    let mut other = WalBuilder::new(SIZE, START, SYSTEM);
+    while other.end() < Lsn(START.0 + 2 * SIZE.bytes()) {
+        other.filler(7, 5_000);
+    }
+    let segment = Segment { number: SIZE.number(START), timeline: Timeline::FIRST };
+    let index = SegmentIndex::of(SYSTEM, segment, SIZE, other.between(START, segment.end(SIZE)));
+    let name = ObjectName::Index { system: SYSTEM, segment: segment.name(SIZE) };
+    holdings.archive().delete(&name).await.unwrap();
+    holdings.archive().put(&name, index.encode().unwrap().into()).await.unwrap();
+    let run = Chain::of(holdings.inventory(), History::root(Timeline::FIRST)).runs().remove(0);
+    let search = Search::new(&holdings, run, Timeline::FIRST).await.unwrap();
+    let found = search.find(&Goal::inclusive(Target::Xid(700)), None).await.unwrap();
+    assert_eq!(found.map(|found| found.lsn), Some(commit.lsn));
+}
+
+#[tokio::test]
+async fn a_tail_that_reaches_further_than_the_partial_is_read() {
+    let mut wal = WalBuilder::new(SIZE, START, SYSTEM);
+    wal.filler(7, 5_000);
+    let short = wal.end();
+    wal.filler(7, 5_000);
+    let segment = Segment { number: SIZE.number(START), timeline: Timeline::FIRST };
+    for (partial_end, tail_end, further) in [(short, wal.end(), true), (wal.end(), short, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(&format!("file://{}", folder.path().display()), Options::new([])).unwrap();
+        archive.probe().await.unwrap();
+        let mut partial = wal.between(START, partial_end).to_vec();
+        partial.resize(usize::try_from(SIZE.bytes()).unwrap(), 0);
+        let name = segment.name(SIZE);
+        archive.put(&ObjectName::Partial { system: SYSTEM, segment: name.clone() }, partial.into()).await.unwrap();
+        let tail = wal.between(START, tail_end).to_vec();
+        archive.put(&ObjectName::Tail { system: SYSTEM, segment: name, end: tail_end }, tail.into()).await.unwrap();
+        let holdings = Holdings::open(archive, SYSTEM, Some(SIZE)).await.unwrap();
+        assert_eq!(holdings.inventory().beyond_partial.contains(&segment), further);
+    }
+}

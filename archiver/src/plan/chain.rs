@@ -106,8 +106,9 @@ impl Chain {
             }
         };
         inventory.whole.iter().for_each(|segment| add(*segment, Held::Whole));
-        // As `fetch` has it: what Postgres archived itself comes before a tail.
-        inventory.partial.iter().for_each(|segment| add(*segment, Held::Partial));
+        // As `fetch` has it: what reaches further, and where neither does, what Postgres archived itself.
+        let shorter = |segment: &&Segment| inventory.beyond_partial.contains(*segment) && inventory.tails.contains_key(*segment);
+        inventory.partial.iter().filter(|segment| !shorter(segment)).for_each(|segment| add(*segment, Held::Partial));
         for (segment, ends) in &inventory.tails {
             if let Some(end) = ends.last() {
                 add(*segment, Held::Tail(*end));

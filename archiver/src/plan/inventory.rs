@@ -19,6 +19,8 @@ pub struct Inventory {
     pub partial: BTreeSet<Segment>,
     /// Segments that are still being filled: where the bytes end that are held of each.
     pub tails: BTreeMap<Segment, BTreeSet<Lsn>>,
+    /// Those segments whose longest tail reaches further than their `.partial`, by the records in both.
+    pub beyond_partial: BTreeSet<Segment>,
     /// Segments that have an index.
     pub indexes: BTreeSet<Segment>,
     /// Backup history files: the segment in which a base backup's replay starts, and how far into it, in bytes.
@@ -51,6 +53,7 @@ impl Inventory {
             whole: BTreeSet::new(),
             partial: BTreeSet::new(),
             tails: BTreeMap::new(),
+            beyond_partial: BTreeSet::new(),
             indexes: BTreeSet::new(),
             backups: BTreeSet::new(),
             histories: BTreeMap::new(),

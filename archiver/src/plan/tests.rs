@@ -64,6 +64,21 @@ fn a_timeline_that_begins_at_a_boundary_begins_with_that_segment() {
 }
 
 #[test]
+fn of_a_partial_and_a_tail_the_one_that_reaches_further_is_read() {
+    let mut inventory = inventory();
+    inventory.tails.entry(segment(1, 7)).or_default().insert(Lsn(7 * MB + 8192));
+    let held = |inventory: &Inventory| {
+        let chain = Chain::of(inventory, inventory.history(tli(1)).unwrap());
+        chain.at(Lsn(7 * MB)).unwrap().held
+    };
+    assert_eq!(held(&inventory), Held::Partial);
+    inventory.beyond_partial.insert(segment(1, 7));
+    assert_eq!(held(&inventory), Held::Tail(Lsn(7 * MB + 8192)));
+    inventory.whole.insert(segment(1, 7));
+    assert_eq!(held(&inventory), Held::Whole);
+}
+
+#[test]
 fn gaps_are_named() {
     let mut inventory = inventory();
     inventory.whole.remove(&segment(1, 4));
