@@ -11,7 +11,7 @@ use walbus::archive::layout::ObjectName;
 use walbus::archive::store::Archive;
 use walbus::disk::{Disk, OsDisk};
 use walbus::proto::control::Control;
-use walbus::proto::wal::Scan;
+use walbus::proto::wal::{Scan, ScanEnd};
 use walbus::{Lsn, Segment, SegmentName, SegmentSize};
 
 use crate::daemon;
@@ -34,10 +34,10 @@ const ROUNDS_MAX: u32 = 5;
 /// Bring a file of WAL back.
 ///
 /// A segment that is not there whole, as the last one of a server that died, is given as far as it is there: from its .partial or from the
-/// tail that `follow` keeps, with zeros behind.
+/// tail that `follow` keeps, with zeros behind. It is not given where the server's own pg_wal has as much of it, or more.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 the file is at PATH; 1 it is proven not to be in the archive: Postgres ends recovery there, or goes on from its primary; \
+Exit codes: 0 the file is at PATH; 1 it is proven not to be in the archive, or pg_wal has more of it: Postgres takes its own, ends recovery, or goes on from its primary; \
 130 it could not be found out, and stderr says why: Postgres stops, so that recovery does not end early. Start it again when the store is back.")]
 pub struct FetchArgs {
     /// The name of the file: %f in restore_command.
@@ -110,11 +110,24 @@ fn place(file: &Path, path: &Path, bytes: u64) -> std::io::Result<()> {
 /// Where the file is not at its place, and it is not proven that the archive does not have it: to end in [`DOUBT`].
 pub async fn run(args: FetchArgs) -> anyhow::Result<ExitCode> {
     let archive = args.store.archive()?;
-    let control = DataFolder::find(args.pgdata.as_deref(), &args.path)?.control;
-    let found = args.store.in_time(find(&archive, &control, &args.name, !args.no_tail)).await?;
-    let Some(content) = found else {
-        tracing::info!("{} has no {}", archive.url(), args.name);
-        return Ok(ABSENT.into());
+    let folder = DataFolder::find(args.pgdata.as_deref(), &args.path)?;
+    let found = args.store.in_time(look(&archive, &folder.control, &args.name, !args.no_tail)).await?;
+    let content = match found {
+        Found::Whole(content) => content,
+        Found::Part(segment, content) => {
+            if let Some(own) = own_that_reaches(&folder, &args.path, &segment, &content)? {
+                tracing::warn!(
+                    "{} reaches as far as what the archive has of it, or further: it is left to Postgres",
+                    own.display()
+                );
+                return Ok(ABSENT.into());
+            }
+            content
+        }
+        Found::None => {
+            tracing::info!("{} has no {}", archive.url(), args.name);
+            return Ok(ABSENT.into());
+        }
     };
     write(&args.path, &content).with_context(|| format!("write {}", args.path.display()))?;
     Ok(ExitCode::SUCCESS)
@@ -126,22 +139,47 @@ pub async fn run(args: FetchArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// Where that can't be told.
 pub async fn find(archive: &Archive, control: &Control, file: &str, tails: bool) -> anyhow::Result<Option<Bytes>> {
+    match look(archive, control, file, tails).await? {
+        Found::Part(_, content) | Found::Whole(content) => Ok(Some(content)),
+        Found::None => Ok(None),
+    }
+}
+
+/// What there is of a file.
+enum Found {
+    /// Nothing, and that is proven.
+    None,
+    /// A segment that is not there whole, filled up to its length.
+    Part(SegmentName, Bytes),
+    /// All of it.
+    Whole(Bytes),
+}
+
+impl Found {
+    fn whole(content: Option<Bytes>) -> Self {
+        content.map_or(Self::None, Self::Whole)
+    }
+}
+
+async fn look(archive: &Archive, control: &Control, file: &str, tails: bool) -> anyhow::Result<Found> {
     let name = ObjectName::of_file(control.system, file);
     let name = name.with_context(|| format!("{file:?} is the name of no file that Postgres archives"))?;
-    let ObjectName::Segment { segment, .. } = &name else { return checked(archive, control, &name).await };
+    let ObjectName::Segment { segment, .. } = &name else {
+        return Ok(Found::whole(checked(archive, control, &name).await?));
+    };
     // `follow` puts the whole segment before it deletes its tails, and a longer tail before a shorter one. So where nothing of a segment was
     // found, or what was listed is gone, the whole one may have come meanwhile.
     for _ in 0..ROUNDS_MAX {
         if let Some(content) = checked(archive, control, &name).await? {
-            return Ok(Some(content));
+            return Ok(Found::Whole(content));
         }
         if !tails {
-            return Ok(None);
+            return Ok(Found::None);
         }
         match part_of(archive, control, segment).await? {
-            Part::Found(content) => return Ok(Some(content)),
+            Part::Found(content) => return Ok(Found::Part(segment.clone(), content)),
             Part::Gone => {}
-            Part::None => return checked(archive, control, &name).await,
+            Part::None => return Ok(Found::whole(checked(archive, control, &name).await?)),
         }
     }
     anyhow::bail!("the tails of {} were replaced each time while they were read: try again", archive.url_of(&name))
@@ -155,6 +193,37 @@ enum Part {
     Gone,
     /// Nothing.
     None,
+}
+
+/// The server's own file of a segment, where that has all the complete records of `part`, which the archive has of it. Postgres asks
+/// the archive first, and puts what it gets in the place of its own: what only that one has would be gone.
+fn own_that_reaches(folder: &DataFolder, path: &Path, name: &SegmentName, part: &[u8]) -> anyhow::Result<Option<PathBuf>> {
+    let Control { system, segment: size, .. } = folder.control;
+    let Some(segment) = name.segment(size) else { return Ok(None) };
+    let beside = path.parent().map(|around| around.join(name.as_str()));
+    for own in [beside, Some(folder.path.join("pg_wal").join(name.as_str()))].into_iter().flatten() {
+        let content = match std::fs::read(&own) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            read => read.with_context(|| format!("read {}, to compare it with what the archive has of it", own.display()))?,
+        };
+        // One that was recycled has another address.
+        let is_it = content.len() as u64 == size.bytes() && walfile::check_start(name, &content, system, size).is_ok();
+        if is_it && reaches(&content, part, segment, size) {
+            return Ok(Some(own));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether `own` has all the complete records that `part` of the same segment has.
+fn reaches(own: &[u8], part: &[u8], segment: Segment, size: SegmentSize) -> bool {
+    let (Some(held), Some(found)) = (scan(own, segment, size), scan(part, segment, size)) else { return false };
+    if found.last_record.is_some() || held.last_record.is_some() {
+        return held.complete_end >= found.complete_end;
+    }
+    // Both may have no more than of a record that comes in over the segment's start: there, only the bytes tell.
+    let written = part.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    own.starts_with(&part[..written])
 }
 
 /// An object's content, checked.
@@ -196,11 +265,14 @@ async fn longest_tail(archive: &Archive, control: &Control, name: &SegmentName) 
 
 /// Where the last complete record ends that is in a part of a segment.
 pub(crate) fn complete_end(content: &[u8], segment: Segment, size: SegmentSize) -> Lsn {
-    let scan = Scan::new(size, segment.start(size), segment.timeline);
-    scan.map_or(Lsn::INVALID, |mut scan| {
-        scan.feed(content, &mut |_| ());
-        scan.finish().complete_end
-    })
+    scan(content, segment, size).map_or(Lsn::INVALID, |found| found.complete_end)
+}
+
+/// Where a segment's valid WAL ends.
+fn scan(content: &[u8], segment: Segment, size: SegmentSize) -> Option<ScanEnd> {
+    let mut scan = Scan::new(size, segment.start(size), segment.timeline).ok()?;
+    scan.feed(content, &mut |_| ());
+    Some(scan.finish())
 }
 
 /// Writes a file under a temporary name, and gives it its own when it is durable: whatever happens, there is no half of it under its name.

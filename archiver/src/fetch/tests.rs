@@ -99,6 +99,56 @@ fn what_is_not_there_whole_is_given_as_far_as_it_is() {
 }
 
 #[test]
+fn a_part_never_takes_the_place_of_an_own_segment_that_reaches_further() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = DataFolder { path: scratch.path().to_owned(), control: control() };
+    let pg_wal = scratch.path().join("pg_wal");
+    std::fs::create_dir(&pg_wal).unwrap();
+    let (own, path, segment) = (pg_wal.join(FILE), Path::new("pg_wal/RECOVERYXLOG"), FILE.parse().unwrap());
+    let left = |part: &[u8]| own_that_reaches(&folder, path, &segment, part).unwrap();
+    let (bytes, ends) = wal(40);
+    let filled = |end: Lsn| [&upto(&bytes, end)[..], &vec![0; 1 << 20]].concat()[..1 << 20].to_vec();
+    assert_eq!(left(&filled(ends[9])), None, "there is no file of its own");
+    std::fs::write(&own, &bytes).unwrap();
+    for (end, why) in
+        [(ends[9], "it is longer"), (ends[39], "it is the same"), (Lsn(ends[20].0 + 9), "the part ends within a record")]
+    {
+        assert_eq!(left(&filled(end)), Some(own.clone()), "{why}");
+    }
+    std::fs::write(&own, filled(ends[9])).unwrap();
+    assert_eq!(left(&filled(ends[19])), None, "the part has more");
+    // Beside PATH, where the data folder is named and PATH is elsewhere.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = DataFolder { path: elsewhere.path().to_owned(), control: control() };
+    let beside = own_that_reaches(&other, &pg_wal.join("RECOVERYXLOG"), &segment, &filled(ends[4])).unwrap();
+    assert_eq!(beside, Some(own.clone()));
+    // What is under its name may be a recycled one, another cluster's, or cut off.
+    let mut recycled = WalBuilder::new(SIZE, Lsn(9 * SIZE.bytes()), SYSTEM);
+    let mut foreign = WalBuilder::new(SIZE, Lsn(3 * SIZE.bytes()), SystemId(1));
+    for wal in [&mut recycled, &mut foreign] {
+        wal.filler(1, 100);
+        wal.switch();
+        std::fs::write(&own, wal.bytes()).unwrap();
+        assert_eq!(left(&filled(ends[9])), None);
+    }
+    std::fs::write(&own, &bytes[..bytes.len() / 2]).unwrap();
+    assert_eq!(left(&filled(ends[9])), None);
+}
+
+#[test]
+fn the_rest_of_a_record_from_before_counts_by_its_bytes() {
+    let mut wal = WalBuilder::new(SIZE, Lsn(2 * SIZE.bytes()), SYSTEM);
+    wal.filler(1, u32::try_from(SIZE.bytes()).unwrap() + 300_000);
+    let end = wal.end();
+    let mut bytes = wal.bytes()[1 << 20..].to_vec();
+    bytes.resize(1 << 20, 0);
+    let reaches = |own: &[u8], part: &[u8]| reaches(own, part, Segment { number: 3, timeline: Timeline::FIRST }, SIZE);
+    let half = [&bytes[..100_000], &vec![0; (1 << 20) - 100_000]].concat();
+    assert!(end > Lsn(3 * SIZE.bytes() + 200_000) && reaches(&bytes, &bytes) && reaches(&bytes, &half));
+    assert!(!reaches(&half, &bytes), "half of the rest is not all of it");
+}
+
+#[test]
 fn what_is_not_what_its_name_says_is_never_given() {
     test(async |archive| {
         let other = ObjectName::of_file(SYSTEM, "000000010000000000000004").unwrap();
