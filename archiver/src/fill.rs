@@ -91,9 +91,32 @@ pub async fn fill(archive: &Archive, pg_wal: &Path, system: SystemId, size: Segm
         }
         let tail = ObjectName::Tail { system, segment: name, end };
         count(archive.put(&tail, content.slice(..bytes)).await?, &mut filled);
+        delete_torn(archive, system, *segment, size, &content[..bytes]).await?;
         filled.tail = Some((*segment, end));
     }
     Ok(filled)
+}
+
+/// Deletes the tails that are longer than `stored`, which is in the archive as one, and have no more complete records: they end in one that
+/// was never whole, and recovery would take them for their length.
+async fn delete_torn(
+    archive: &Archive,
+    system: SystemId,
+    segment: Segment,
+    size: SegmentSize,
+    stored: &[u8],
+) -> anyhow::Result<()> {
+    for tail in archive.list_tails(system, &segment.name(size)).await?.objects {
+        let is_longer = matches!(tail.name, ObjectName::Tail { end, .. } if end > Lsn(segment.start(size).0 + stored.len() as u64));
+        let Some(content) = (if is_longer { archive.get(&tail.name).await? } else { None }) else { continue };
+        let complete = fetch::complete_end(&content, segment, size).bytes_after(segment.start(size));
+        let complete = usize::try_from(complete).ok().and_then(|bytes| content.get(..bytes)).unwrap_or(&content);
+        // One that has more is the better one.
+        if stored.starts_with(complete) {
+            archive.delete(&tail.name).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Segments in their order with their paths, and the names of what else Postgres archives, histories first.
@@ -216,6 +239,28 @@ mod tests {
         assert_eq!(archive.header(&ObjectName::Segment { system: SYSTEM, segment: segment(5).name(SIZE) }).await, Ok(None));
         let again = fill(&archive, &pg_wal, SYSTEM, SIZE).await.unwrap();
         assert_eq!((again.put, again.same), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn a_longer_tail_goes_that_ends_in_a_record_that_was_never_whole() {
+        let (_scratch, pg_wal, archive) = place().await;
+        let own = std::fs::read(pg_wal.join(segment(4).name(SIZE).as_str())).unwrap();
+        let (end, start) = (fetch::complete_end(&own, segment(4), SIZE), segment(4).start(SIZE));
+        let complete = &own[..usize::try_from(end.bytes_after(start)).unwrap()];
+        let torn = [complete, &[7; 99]].concat();
+        let tail = |end| ObjectName::Tail { system: SYSTEM, segment: segment(4).name(SIZE), end };
+        let longer = tail(Lsn(end.0 + 99));
+        archive.put(&longer, torn.into()).await.unwrap();
+        let mut more = WalBuilder::new(SIZE, start, SYSTEM);
+        for xid in 0..9 {
+            more.filler(xid, 100);
+        }
+        let better = tail(more.end());
+        archive.put(&better, more.bytes().to_vec().into()).await.unwrap();
+        fill(&archive, &pg_wal, SYSTEM, SIZE).await.unwrap();
+        let left = archive.list_tails(SYSTEM, &segment(4).name(SIZE)).await.unwrap().objects;
+        let left: Vec<_> = left.into_iter().map(|listed| listed.name).collect();
+        assert_eq!(left, [tail(end), better], "what has more is not touched");
     }
 
     #[tokio::test]

@@ -24,7 +24,17 @@ pub enum Upload {
     /// A whole segment.
     Segment(Segment, Bytes),
     /// A segment's bytes from its start up to there.
-    Tail(Segment, Lsn, Bytes),
+    Tail(Segment, Lsn, Bytes, Supersedes),
+}
+
+/// What must be gone before a tail counts as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supersedes {
+    /// All tails of the segment that are longer: they end in a record that was never whole, and recovery would take them for their
+    /// length.
+    Longer,
+    /// Nothing.
+    Nothing,
 }
 
 /// Something that is superseded.
@@ -84,14 +94,14 @@ struct Entry {
     state: State,
 }
 
-/// A tail that the archive has.
+/// What the tails of a segment have that the archive has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// Its segment.
     pub segment: Segment,
-    /// Where it ends.
+    /// Where the longest of the segment's tails ends.
     pub end: Lsn,
-    /// Its complete records, from the segment's start: these have to come again.
+    /// The complete records, from the segment's start: these have to come again.
     pub complete: Vec<u8>,
 }
 
@@ -108,7 +118,7 @@ pub struct Received {
     current: Vec<u8>,
     /// A tail that the archive has, until it was compared with what comes.
     held: Option<Held>,
-    /// The same tail after that, until it is superseded.
+    /// The longest one after that, until it is superseded.
     found: Option<(Segment, Lsn)>,
     /// All from the start up to there is stored.
     stored_end: Lsn,
@@ -214,7 +224,7 @@ impl Received {
         if !self.current.is_empty() && !self.is_uncompared() {
             // Postgres archives it as a .partial of its own; its tail is what is ours to store.
             let content = Bytes::from(std::mem::take(&mut self.current));
-            self.push(Upload::Tail(segment, end, content), end);
+            self.push(Upload::Tail(segment, end, content, self.supersedes(segment, end)), end);
         }
         self.current = Vec::new();
         (self.held, self.found) = (None, None);
@@ -274,7 +284,7 @@ impl Received {
                     self.deletes.push_back(Delete::AllTails(*segment));
                 }
             }
-            Upload::Tail(segment, end, _) => self.tail_stored(*segment, *end),
+            Upload::Tail(segment, end, ..) => self.tail_stored(*segment, *end),
         }
     }
 
@@ -287,7 +297,7 @@ impl Received {
         if !self.tailed.contains(&segment) && segment.timeline == self.segment.timeline {
             self.tailed.push(segment);
         }
-        let before = [self.tail.replace((segment, end)), self.found.take_if(|(of, before)| *of == segment && *before <= end)];
+        let before = [self.tail.replace((segment, end)), self.found.take_if(|(of, _)| *of == segment)];
         for (of, before) in before.into_iter().flatten().filter(|(of, before)| *of == segment && *before < end) {
             self.deletes.push_back(Delete::Tail(of, before));
         }
@@ -325,7 +335,17 @@ impl Received {
         self.is_urgent = false;
         self.tail_running = true;
         self.running += 1;
-        Some((Id::Tail(segment, end), Upload::Tail(segment, end, Bytes::copy_from_slice(&self.current))))
+        let content = Bytes::copy_from_slice(&self.current);
+        Some((Id::Tail(segment, end), Upload::Tail(segment, end, content, self.supersedes(segment, end))))
+    }
+
+    /// What was found may end in a record that the server lost in a crash, and has written another in its place. All complete records were
+    /// compared.
+    fn supersedes(&self, segment: Segment, end: Lsn) -> Supersedes {
+        match self.found {
+            Some((of, found)) if of == segment && found > end => Supersedes::Longer,
+            _ => Supersedes::Nothing,
+        }
     }
 
     /// What has come is to be stored now, whatever the interval is: the stream is over, or the server waits for that, as it does before it
@@ -484,7 +504,7 @@ mod tests {
         received.handle_timeline(two, at(4, 10), Bytes::from_static(b"1\t0/400000A\tx\n"));
         received.handle_wal(at(4, 0), &vec![1; MB]).unwrap();
         let tail = received.poll_upload(s(0), &Outage::default()).unwrap();
-        assert!(matches!(&tail, (Id::Line(0), Upload::Tail(of, end, _)) if *of == segment(4) && *end == at(4, 10)));
+        assert!(matches!(&tail, (Id::Line(0), Upload::Tail(of, end, ..)) if *of == segment(4) && *end == at(4, 10)));
         let history = received.poll_upload(s(0), &Outage::default()).unwrap();
         assert!(matches!(&history.1, Upload::History(timeline, _) if *timeline == two));
         received.handle_uploaded(tail.0, true);
@@ -506,6 +526,35 @@ mod tests {
         received.handle_uploaded(Id::Line(0), false);
         assert_eq!((received.flushed(), received.poll_upload(s(1), &outage)), (None, None));
         assert!(matches!(received.poll_upload(s(2), &outage), Some((Id::Line(0), _))));
+    }
+
+    #[test]
+    fn a_longer_tail_that_was_torn_goes_before_a_shorter_one_counts() {
+        let tail_of = |found: usize, comes: usize| {
+            let mut received = received();
+            received.handle_held(Held { segment: segment(4), end: at(4, found), complete: vec![1; 20] });
+            received.handle_wal(at(4, 0), &vec![1; comes]).unwrap();
+            let (id, upload) = received.poll_upload(s(1), &Outage::default()).unwrap();
+            let Upload::Tail(of, end, _, supersedes) = upload else { panic!("{upload:?}") };
+            assert_eq!((of, end), (segment(4), at(4, comes)));
+            received.handle_uploaded(id, true);
+            assert_eq!(received.flushed(), Some(at(4, comes)));
+            (received, supersedes)
+        };
+        let (mut received, supersedes) = tail_of(40, 30);
+        assert_eq!((supersedes, received.poll_delete()), (Supersedes::Longer, None));
+        received.handle_wal(at(4, 30), &[1; 5]).unwrap();
+        let next = received.poll_upload(s(60), &Outage::default()).unwrap();
+        assert!(matches!(next.1, Upload::Tail(.., Supersedes::Nothing)), "it is gone");
+        assert_eq!(tail_of(30, 30).1, Supersedes::Nothing);
+        assert_eq!(tail_of(25, 30).1, Supersedes::Nothing);
+        // The same where the timeline ends before a tail was due.
+        let mut ended = Received::new(SIZE, segment(4), 2, None);
+        ended.handle_held(Held { segment: segment(4), end: at(4, 40), complete: vec![1; 20] });
+        ended.handle_wal(at(4, 0), &[1; 30]).unwrap();
+        ended.handle_timeline(Timeline::new(2).unwrap(), at(4, 30), Bytes::from_static(b"1\t0/40001E\tx\n"));
+        let (_, last) = ended.poll_upload(s(0), &Outage::default()).unwrap();
+        assert!(matches!(last, Upload::Tail(.., Supersedes::Longer)), "{last:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use walbus::archive::layout::ObjectName;
-use walbus::archive::store::StoreError;
+use walbus::archive::store::{Archive, StoreError};
 use walbus::conninfo::Config;
 use walbus::proto::history::History;
 use walbus::proto::replication::StandbyStatus;
@@ -284,21 +284,18 @@ impl Follow {
         server: &Known,
         history: Option<Bytes>,
     ) -> Result<Received, SessionEnd> {
-        let Cluster { system, size } = cluster;
+        let size = cluster.size;
         let jobs = self.args.jobs.unwrap_or_else(|| crate::serve::jobs(size));
         let mut received = Received::new(size, first, jobs, self.args.tail_interval.0);
         let archive = self.stow.archive();
         // The first segment may be one that the archive has whole, to be compared: then the tail is of the next.
         for segment in [first, first.next()] {
-            let tails = archive.list_tails(system, &segment.name(size)).await?.objects;
-            let Some(name @ ObjectName::Tail { end, .. }) = tails.last().map(|listed| &listed.name) else { continue };
-            let Some(content) = archive.get(name).await? else { continue };
-            let archived = fetch::complete_end(&content, segment, size);
+            let Some((end, archived, content)) = held_of(archive, cluster, segment).await? else { continue };
             if segment.timeline == server.timeline && archived > server.flushed {
                 return Err(PlanError::Behind { timeline: segment.timeline, archived, flushed: server.flushed }.into());
             }
             let complete = usize::try_from(archived.bytes_after(segment.start(size))).unwrap_or(usize::MAX).min(content.len());
-            received.handle_held(Held { segment, end: *end, complete: content[..complete].to_vec() });
+            received.handle_held(Held { segment, end, complete: content[..complete].to_vec() });
         }
         if first.timeline != Timeline::FIRST {
             let content = match history {
@@ -400,6 +397,22 @@ impl Follow {
             }
         }
     }
+}
+
+/// Of a segment's tails: where the longest ends, and the one whose complete records end last, with where they do. One that is longer ends in a
+/// record that was never whole.
+async fn held_of(archive: &Archive, cluster: Cluster, segment: Segment) -> Result<Option<(Lsn, Lsn, Bytes)>, StoreError> {
+    let mut held: Option<(Lsn, Lsn, Bytes)> = None;
+    for tail in archive.list_tails(cluster.system, &segment.name(cluster.size)).await?.objects {
+        let ObjectName::Tail { end, .. } = tail.name else { continue };
+        let Some(content) = archive.get(&tail.name).await? else { continue };
+        let complete = fetch::complete_end(&content, segment, cluster.size);
+        held = Some(match held {
+            Some((longest, most, before)) if most > complete => (longest.max(end), most, before),
+            before => (before.map_or(end, |(longest, ..)| longest.max(end)), complete, content),
+        });
+    }
+    Ok(held)
 }
 
 /// Takes an event and all that has arrived behind it, while there is room. Says whether the timeline has ended.

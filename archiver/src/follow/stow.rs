@@ -7,9 +7,9 @@ use tracing::{debug, error, info, warn};
 use walbus::archive::layout::ObjectName;
 use walbus::archive::store::{Archive, Put, StoreError};
 use walbus::clock::{Clock, SystemClock};
-use walbus::{SegmentSize, SystemId, WalFile};
+use walbus::{Lsn, Segment, SegmentSize, SystemId, WalFile};
 
-use super::received::{Delete, Id, Received, Upload};
+use super::received::{Delete, Id, Received, Supersedes, Upload};
 use crate::push;
 use crate::serve::engine::Opener;
 use crate::serve::outage::{Notice, Outage};
@@ -131,12 +131,15 @@ async fn put(archive: &Archive, cluster: Cluster, upload: Upload) -> anyhow::Res
     let (file, content) = match upload {
         Upload::History(timeline, content) => (WalFile::History(timeline).name(), content),
         Upload::Segment(segment, content) => (segment.name(size).to_string(), content),
-        Upload::Tail(segment, end, content) => {
+        Upload::Tail(segment, end, content, supersedes) => {
             let name = ObjectName::Tail { system, segment: segment.name(size), end };
             match archive.put(&name, content.clone()).await {
                 // A record that was never whole has become another one. All that are whole were compared before.
                 Err(StoreError::Conflict { .. }) => archive.replace(&name, content).await?,
                 put => drop(put?),
+            }
+            if supersedes == Supersedes::Longer {
+                delete_longer(archive, cluster, segment, end).await?;
             }
             debug!(tail = %name, "stored");
             return Ok(());
@@ -147,6 +150,16 @@ async fn put(archive: &Archive, cluster: Cluster, upload: Upload) -> anyhow::Res
         info!(file, "stored");
     } else {
         debug!(file, "was there");
+    }
+    Ok(())
+}
+
+/// Deletes the tails of a segment that end behind `end`, where one that ends there is stored and has all that is complete in them.
+async fn delete_longer(archive: &Archive, cluster: Cluster, segment: Segment, end: Lsn) -> Result<(), StoreError> {
+    for tail in archive.list_tails(cluster.system, &segment.name(cluster.size)).await?.objects {
+        if matches!(tail.name, ObjectName::Tail { end: of, .. } if of > end) {
+            archive.delete(&tail.name).await?;
+        }
     }
     Ok(())
 }
@@ -165,5 +178,34 @@ async fn delete(archive: &Archive, cluster: Cluster, superseded: Delete) -> Resu
             Ok(())
         }
         Delete::Tail(segment, end) => archive.delete(&ObjectName::Tail { system, segment: segment.name(size), end }).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use walbus::Timeline;
+    use walbus::archive::store::Options;
+
+    #[tokio::test]
+    async fn of_tails_that_were_torn_none_is_left_that_is_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(&format!("file://{}", folder.path().display()), Options::new([])).unwrap();
+        archive.probe().await.unwrap();
+        let cluster = Cluster { system: SystemId(7), size: SegmentSize::MIN };
+        let segment = Segment { number: 4, timeline: Timeline::FIRST };
+        let at = |offset: u64| Lsn(4 * cluster.size.bytes() + offset);
+        let tail = |offset, supersedes| Upload::Tail(segment, at(offset), Bytes::from(vec![1; 50]), supersedes);
+        for offset in [20, 30, 40] {
+            put(&archive, cluster, tail(offset, Supersedes::Nothing)).await.unwrap();
+        }
+        let ends = async || {
+            let tails = archive.list_tails(cluster.system, &segment.name(cluster.size)).await.unwrap().objects;
+            let end = |name| if let ObjectName::Tail { end, .. } = name { end } else { panic!("{name}") };
+            tails.into_iter().map(|listed| end(listed.name)).collect::<Vec<_>>()
+        };
+        assert_eq!(ends().await, [at(20), at(30), at(40)]);
+        put(&archive, cluster, tail(25, Supersedes::Longer)).await.unwrap();
+        assert_eq!(ends().await, [at(20), at(25)]);
     }
 }
