@@ -8,18 +8,21 @@ use anyhow::Context;
 use walbus::SystemId;
 use walbus::archive::envelope::{ContentHash, sha256};
 use walbus::archive::key::{Key, Keys};
-use walbus::archive::store::{Archive, Options};
+use walbus::archive::store::{Archive, Options, s3_endpoint};
 use walbus::units::parse_duration;
 
 use crate::pgdata::DataFolder;
 
-/// The variables that say where a store of some name is.
-const PLACES: [&str; 6] = [
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
+/// The variables that say where a store of some name is, next to the endpoint of S3.
+const PLACES: [&str; 9] = [
     "AWS_PROFILE",
+    "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+    "AZURE_ENDPOINT",
     "AZURE_STORAGE_ACCOUNT_NAME",
     "AZURE_STORAGE_ENDPOINT",
+    "AZURE_STORAGE_USE_EMULATOR",
+    "AZURE_STORAGE_USE_FABRIC_ENDPOINT",
+    "AZURE_USE_FABRIC_ENDPOINT",
     "GOOGLE_BASE_URL",
 ];
 
@@ -81,15 +84,13 @@ impl StoreArgs {
 
     fn open(&self, retries: bool) -> anyhow::Result<Archive> {
         let store = self.named()?;
-        // What is no UTF-8 is no setting of a store.
-        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let options = Options {
             keys: self.keys()?,
             level: self.compress.0,
             timeout: self.timeout,
             allow_http: self.allow_http,
             retries,
-            ..Options::new(variables)
+            ..Options::new(variables())
         };
         Ok(Archive::open(store, options)?)
     }
@@ -107,12 +108,7 @@ impl StoreArgs {
     /// # Errors
     /// As [`Self::archive`].
     pub fn hash(&self) -> anyhow::Result<ContentHash> {
-        let mut text = format!("{}\n{}\n", self.named()?.trim_end_matches('/'), self.keys()?);
-        for name in PLACES {
-            let value = std::env::var_os(name).unwrap_or_default();
-            text.push_str(&format!("{name}={}\n", value.display()));
-        }
-        Ok(sha256(text.as_bytes()))
+        place_hash(self.named()?, &self.keys()?, &variables().collect::<Vec<_>>())
     }
 
     /// Waits for `work` for no longer than `--timeout`, whatever it asks of the store: for the commands that Postgres waits for.
@@ -134,6 +130,25 @@ impl StoreArgs {
         let files = self.key_file.iter().filter(|path| !path.as_os_str().is_empty());
         files.map(|path| key(path)).collect::<anyhow::Result<Vec<_>>>().map(Keys::new)
     }
+}
+
+/// The process' variables. What is no UTF-8 is no setting of a store.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn place_hash(store: &str, keys: &Keys, variables: &[(String, String)]) -> anyhow::Result<ContentHash> {
+    let mut text = format!("{}\n{keys}\n", store.trim_end_matches('/'));
+    // A folder and the other stores have no profile that could be missing.
+    if store.starts_with("s3:") {
+        // As it is found in the end: the variables that name a profile and its files are many, and the files change.
+        text.push_str(&format!("endpoint={}\n", s3_endpoint(variables)?.unwrap_or_default()));
+    }
+    for name in PLACES {
+        let value = variables.iter().find(|(found, _)| found == name).map_or("", |(_, value)| value);
+        text.push_str(&format!("{name}={value}\n"));
+    }
+    Ok(sha256(text.as_bytes()))
 }
 
 fn key(path: &Path) -> anyhow::Result<Key> {
@@ -230,6 +245,34 @@ mod tests {
         }
         assert_eq!(parse_timeout("2m"), Ok(Duration::from_secs(120)));
         assert!(parse_timeout("0").is_err() && parse_timeout("100ms").is_err() && parse_timeout("soon").is_err());
+    }
+
+    #[test]
+    fn another_endpoint_is_another_archive_whatever_names_it() {
+        let hash = |variables: &[(&str, &str)]| {
+            let variables: Vec<_> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            place_hash("s3://wal/prod", &Keys::none(), &variables).unwrap()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let home = |name: &str, endpoint: &str| {
+            let home = folder.path().join(name);
+            std::fs::create_dir_all(home.join(".aws")).unwrap();
+            std::fs::write(home.join(".aws/config"), format!("[default]\nendpoint_url = {endpoint}\n")).unwrap();
+            home.display().to_string()
+        };
+        let (one, two, same) = (home("1", "https://a"), home("2", "https://b"), home("3", "https://a"));
+        assert_ne!(hash(&[("AWS_ENDPOINT", "https://a")]), hash(&[("AWS_ENDPOINT", "https://b")]));
+        assert_eq!(hash(&[("AWS_ENDPOINT", "https://a")]), hash(&[("AWS_ENDPOINT_URL", "https://a")]));
+        assert_ne!(hash(&[("HOME", &one)]), hash(&[("HOME", &two)]));
+        assert_eq!(hash(&[("HOME", &one)]), hash(&[("HOME", &same)]), "the place counts, not what says it");
+        let config = format!("{two}/.aws/config");
+        assert_ne!(hash(&[("HOME", &one)]), hash(&[("HOME", &one), ("AWS_CONFIG_FILE", &config)]));
+        let before = hash(&[("HOME", &one)]);
+        home("1", "https://c");
+        assert_ne!(hash(&[("HOME", &one)]), before, "the file has changed");
+        let credentials = format!("{one}/credentials");
+        std::fs::write(&credentials, "[default]\nendpoint_url = https://d\n").unwrap();
+        assert_ne!(hash(&[("HOME", &one)]), hash(&[("HOME", &one), ("AWS_SHARED_CREDENTIALS_FILE", &credentials)]));
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod profile;
 mod retry;
 
 pub use error::StoreError;
+pub use locate::s3_endpoint;
 
 /// What the marker says.
 const MARKER: &[u8] = b"{\"format\":1}\n";

@@ -64,7 +64,7 @@ fn folder(url: &Url) -> Result<Place, StoreError> {
 
 fn s3(url: &Url, options: &Options) -> Result<Place, StoreError> {
     let (bucket, prefix) = bucket(url)?;
-    let variable = |name: &str| variable(options, name);
+    let variable = |name: &str| variable(&options.variables, name);
     let mut builder = AmazonS3Builder::new();
     for (name, value) in options.variables.iter().filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty()) {
         if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
@@ -83,8 +83,7 @@ fn s3(url: &Url, options: &Options) -> Result<Place, StoreError> {
     if let Some(region) = of_profile("region").filter(|_| !has_region) {
         builder = builder.with_region(region);
     }
-    let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].iter().find_map(|name| variable(name));
-    let endpoint = endpoint.map(str::to_owned).or_else(|| of_profile("endpoint_url"));
+    let endpoint = endpoint(&options.variables, profile.as_ref());
     if let Some(endpoint) = &endpoint {
         builder = builder.with_endpoint(endpoint);
     }
@@ -102,6 +101,19 @@ fn s3(url: &Url, options: &Options) -> Result<Place, StoreError> {
         .build()
         .map_err(|error| settings(format!("--store {url}: {error}")))?;
     Ok(Place { store: Arc::new(store), prefix, url: shown(url), folder: None })
+}
+
+/// The endpoint that the process' variables name, or else the profile that they select; `None` for Amazon's own.
+///
+/// # Errors
+/// [`StoreError::Settings`] where the profile that is named is not there.
+pub fn s3_endpoint(variables: &[(String, String)]) -> Result<Option<String>, StoreError> {
+    Ok(endpoint(variables, Profile::find(variables)?.as_ref()))
+}
+
+fn endpoint(variables: &[(String, String)], profile: Option<&Profile>) -> Option<String> {
+    let named = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].iter().find_map(|name| variable(variables, name));
+    named.or_else(|| profile?.value("endpoint_url")).map(str::to_owned)
 }
 
 #[cfg(feature = "archive-gs")]
@@ -172,7 +184,8 @@ fn allow_http(endpoint: Option<&str>, options: &Options) -> Result<bool, StoreEr
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     };
-    let asked = options.allow_http || variable(options, "AWS_ALLOW_HTTP").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let asked = options.allow_http
+        || variable(&options.variables, "AWS_ALLOW_HTTP").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     match url.scheme() {
         "https" => Ok(false),
         "http" if is_loopback || asked => Ok(true),
@@ -188,7 +201,7 @@ fn client(options: &Options) -> Result<ClientOptions, StoreError> {
     // Half of the time, so that there is some left for another attempt.
     let mut client =
         ClientOptions::new().with_timeout(options.timeout / 2).with_connect_timeout(CONNECT_TIMEOUT.min(options.timeout));
-    if let Some(path) = variable(options, "AWS_CA_BUNDLE") {
+    if let Some(path) = variable(&options.variables, "AWS_CA_BUNDLE") {
         let pem = std::fs::read(path).map_err(|error| settings(format!("AWS_CA_BUNDLE {path}: {error}")))?;
         let found = Certificate::from_pem_bundle(&pem).map_err(|error| settings(format!("AWS_CA_BUNDLE {path}: {error}")))?;
         for certificate in found {
@@ -208,8 +221,8 @@ fn shown(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
-fn variable<'a>(options: &'a Options, name: &str) -> Option<&'a str> {
-    let found = options.variables.iter().find(|(found, _)| found == name);
+fn variable<'a>(variables: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let found = variables.iter().find(|(found, _)| found == name);
     found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
 }
 
