@@ -168,10 +168,10 @@ impl Ready {
     /// # Errors
     /// Where the store has not acknowledged both.
     pub async fn put(&self, archive: &Archive) -> anyhow::Result<Put> {
-        let (put, indexed) = tokio::join!(archive.put_sealed(&self.name, &self.sealed), self.put_index(archive));
-        let put = put?;
-        match indexed {
-            // Another version's, or damaged: it can be made again, and the segment is what counts.
+        // The index comes second: the segment stored is the one that it is of, whoever else has put one meanwhile.
+        let put = archive.put_sealed(&self.name, &self.sealed).await?;
+        match self.put_index(archive).await {
+            // It can be made again, and the segment is what counts.
             Err(error @ (StoreError::Conflict { .. } | StoreError::Damaged { .. })) => {
                 tracing::warn!("{error}; it is an index: `verify --repair` makes it again");
             }
@@ -183,7 +183,62 @@ impl Ready {
     async fn put_index(&self, archive: &Archive) -> Result<(), StoreError> {
         let Some((index, segment)) = self.index.as_ref().zip(self.name.segment()) else { return Ok(()) };
         let name = ObjectName::Index { system: index.system, segment: segment.clone() };
-        let json = index.encode().map_err(|error| StoreError::Settings { problem: error.to_string() })?;
-        archive.put(&name, json.into()).await.map(|_| ())
+        let json: Bytes = index.encode().map_err(|error| StoreError::Settings { problem: error.to_string() })?.into();
+        let problem = match archive.put(&name, json.clone()).await {
+            Err(problem @ (StoreError::Conflict { .. } | StoreError::Damaged { .. })) => problem,
+            put => return put.map(drop),
+        };
+        // One of another segment, from a server that lost against this one; or of this one, by another version.
+        let is_of_another = match archive.get(&name).await {
+            Ok(Some(there)) => SegmentIndex::parse(&there).map_or(true, |there| there.sha256 != index.sha256),
+            Ok(None) | Err(StoreError::Damaged { .. }) => true,
+            Err(error) => return Err(error),
+        };
+        if is_of_another { archive.replace(&name, json).await } else { Err(problem) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use walbus::Lsn;
+    use walbus::archive::store::Options;
+    use walbus::proto::wal::WalBuilder;
+
+    const SIZE: SegmentSize = SegmentSize::MIN;
+    const SYSTEM: SystemId = SystemId(7_300_000_000_000_000_001);
+
+    #[tokio::test]
+    async fn an_index_is_of_the_segment_that_is_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(&format!("file://{}", folder.path().display()), Options::new([])).unwrap();
+        archive.probe().await.unwrap();
+        let file = |records: u32| {
+            let mut wal = WalBuilder::new(SIZE, Lsn(SIZE.bytes() * 3), SYSTEM);
+            for xid in 0..records {
+                wal.filler(xid, 100);
+            }
+            wal.switch();
+            File::check("000000010000000000000003", wal.bytes().to_vec().into(), SYSTEM, SIZE).unwrap()
+        };
+        let (ours, other) = (file(3), file(4));
+        let name = ObjectName::Index { system: SYSTEM, segment: "000000010000000000000003".parse().unwrap() };
+        let index = async || SegmentIndex::parse(&archive.get(&name).await.unwrap().unwrap()).unwrap().sha256;
+        let hash = |file: &File| walbus::archive::envelope::sha256(&file.content);
+        // Another server's index came before its segment, which then lost.
+        let left = other.prepare(&archive).await.unwrap();
+        left.put_index(&archive).await.unwrap();
+        assert_eq!(index().await, hash(&other));
+        archive_file(&ours, &archive).await.unwrap();
+        assert_eq!(index().await, hash(&ours));
+        // Who loses does not touch it.
+        assert!(archive_file(&other, &archive).await.is_err());
+        assert_eq!(index().await, hash(&ours));
+        archive.delete(&name).await.unwrap();
+        assert!(archive_file(&other, &archive).await.is_err());
+        assert!(archive.get(&name).await.unwrap().is_none(), "no index without its segment");
+        archive.put(&name, Bytes::from_static(b"no index")).await.unwrap();
+        archive_file(&ours, &archive).await.unwrap();
+        assert_eq!(index().await, hash(&ours));
     }
 }
