@@ -129,6 +129,9 @@ impl File {
             format!("{file:?} is the name of no file that Postgres archives (a segment, .partial, .history or .backup)")
         })?;
         let kind = walfile::check(&name, &content, system, size)?;
+        if let WalFile::Segment(segment) = kind {
+            walfile::check_whole(segment, &content, size)?;
+        }
         Ok(Self { name, kind, content, size, system })
     }
 

@@ -2,7 +2,7 @@
 
 use walbus::archive::layout::ObjectName;
 use walbus::proto::history::{History, HistoryError};
-use walbus::proto::wal::{PAGE_BYTES, PageHeader};
+use walbus::proto::wal::{MAX_RECORD_BYTES, PAGE_BYTES, PageHeader, RECORD_HEADER_BYTES, Scan};
 use walbus::{Lsn, Segment, SegmentName, SegmentSize, SystemId};
 
 /// The longest backup history file; Postgres' own have a few hundred bytes.
@@ -33,6 +33,16 @@ pub enum WalFileError {
         expected: Lsn,
         /// What the page says.
         found: Lsn,
+    },
+    /// It is a part of a segment, filled up with zeros.
+    #[error(
+        "it is no whole segment: its WAL ends at {end}, and zeros follow without a segment switch, as where fetch gave a part of it. On a standby that \
+         archives (archive_mode=always), say fetch --no-tail. It is archived once WAL has filled it; if the server was promoted and none will, \
+         remove its .ready file from pg_wal/archive_status"
+    )]
+    Part {
+        /// The end of its last complete record.
+        end: Lsn,
     },
     /// It is cut off, or has grown.
     #[error("it has {found} bytes, the cluster's segments have {expected}")]
@@ -97,6 +107,50 @@ fn check_segment(name: &SegmentName, content: &[u8], system: SystemId, size: Seg
     check_start(name, content, system, size)
 }
 
+/// Checks that a segment, checked already, is no part that was filled up with zeros. WAL that is invalid in another way passes.
+///
+/// # Errors
+/// [`WalFileError::Part`].
+pub fn check_whole(segment: Segment, content: &[u8], size: SegmentSize) -> Result<(), WalFileError> {
+    let zeros = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    if zeros == content.len() {
+        return Ok(());
+    }
+    let start = segment.start(size);
+    let Ok(mut scan) = Scan::new(size, start, segment.timeline) else { return Ok(()) };
+    scan.feed(content, &mut |_| ());
+    let found = scan.finish();
+    let Some(stopped) = &found.reason else { return Ok(()) };
+    // A switch that begins in the segment before is no more here than its last bytes.
+    let header = PageHeader::parse(content);
+    if found.last_record.is_none() && header.is_some_and(|header| header.is_contrecord() && header.remaining < RECORD_HEADER_BYTES)
+    {
+        return Ok(());
+    }
+    let at = usize::try_from(stopped.lsn.bytes_after(start)).unwrap_or(usize::MAX);
+    let is_part = if stopped.is_unwritten() {
+        zeros <= at
+    } else {
+        // Torn within its last record: nothing is written behind where that was to end.
+        let page = usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX);
+        zeros <= record_end(content, at) && content.len() - zeros >= page
+    };
+    if is_part { Err(WalFileError::Part { end: found.complete_end }) } else { Ok(()) }
+}
+
+/// Where the record at offset `at` ends, by the length that it says it has.
+fn record_end(content: &[u8], at: usize) -> usize {
+    let bytes = content.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let page = u64::from(PAGE_BYTES);
+    let (mut left, mut at) = (u64::from(bytes.clamp(RECORD_HEADER_BYTES, MAX_RECORD_BYTES)), at as u64);
+    // Each page that it goes on to has a header of 24 bytes first.
+    while at % page + left > page {
+        left -= page - at % page;
+        at = at - at % page + page + 24;
+    }
+    usize::try_from(at + left).unwrap_or(usize::MAX)
+}
+
 /// Checks the first page alone: for the start of a segment.
 ///
 /// # Errors
@@ -126,7 +180,7 @@ pub fn check_start(name: &SegmentName, content: &[u8], system: SystemId, size: S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use walbus::proto::wal::WalBuilder;
+    use walbus::proto::wal::{WalBuilder, WalVersion};
 
     const SYSTEM: SystemId = SystemId(7_300_000_000_000_000_001);
     const SIZE: SegmentSize = SegmentSize::MIN;
@@ -171,6 +225,64 @@ mod tests {
         let mut later = content.clone();
         later[4] = 9;
         assert_eq!(check(&name, &later, SYSTEM, SIZE), Err(WalFileError::Timeline { found: 9 }));
+    }
+
+    #[test]
+    fn a_part_that_was_filled_up_with_zeros_is_no_whole_segment() {
+        let number = Segment { number: 3, timeline: walbus::Timeline::FIRST };
+        let whole = |content: &[u8]| check_whole(number, content, SIZE);
+        for version in [WalVersion::V15, WalVersion::V16, WalVersion::V17, WalVersion::V18] {
+            let mut wal = WalBuilder::new(SIZE, number.start(SIZE), SYSTEM).with_version(version);
+            let ends: Vec<Lsn> = (0..3000).map(|xid| wal.filler(xid, 100 + xid % 700).end).collect();
+            let full = &wal.bytes()[..1 << 20];
+            assert_eq!((whole(full), wal.bytes().len() > full.len()), (Ok(()), true), "its last record goes on in the next");
+            let part = |upto: usize| [&full[..upto], &vec![0; full.len() - upto][..]].concat();
+            let offset = |end: &Lsn| usize::try_from(end.bytes_after(number.start(SIZE))).unwrap();
+            for end in ends[..1200].iter().step_by(101) {
+                assert_eq!(whole(&part(offset(end))), Err(WalFileError::Part { end: *end }));
+            }
+            for upto in (100..500_000).step_by(29_989) {
+                assert!(matches!(whole(&part(upto)), Err(WalFileError::Part { .. })), "torn at {upto}");
+            }
+            // Damaged half-way, and not at its end.
+            let mut damaged = full.to_vec();
+            damaged[500_000] ^= 1;
+            assert_eq!(whole(&damaged), Ok(()));
+            damaged[400_000..500_000].fill(0);
+            assert_eq!(whole(&damaged), Ok(()), "a hole");
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_a_switch_is_zeros_with_page_headers_or_without() {
+        let number = Segment { number: 3, timeline: walbus::Timeline::FIRST };
+        for version in [WalVersion::V15, WalVersion::V16, WalVersion::V17, WalVersion::V18] {
+            let mut wal = WalBuilder::new(SIZE, number.start(SIZE), SYSTEM).with_version(version);
+            wal.filler(5, 9000);
+            wal.switch();
+            let mut content = wal.bytes().to_vec();
+            assert_eq!(check_whole(number, &content, SIZE), Ok(()));
+            let mut damaged = content.clone();
+            damaged[3000] ^= 1;
+            assert_eq!(check_whole(number, &damaged, SIZE), Ok(()), "the switch behind it can't be seen");
+            for page in (16_384..content.len()).step_by(8192) {
+                let (magic, address) = (content[..2].to_vec(), number.start(SIZE).0 + page as u64);
+                content[page..page + 2].copy_from_slice(&magic);
+                content[page + 4] = 1;
+                content[page + 8..page + 16].copy_from_slice(&address.to_le_bytes());
+            }
+            assert_eq!(check_whole(number, &content, SIZE), Ok(()));
+            // A switch that begins in the segment before leaves 16 bytes or fewer.
+            let mut over = WalBuilder::new(SIZE, Lsn(SIZE.bytes() * 2), SYSTEM).with_version(version);
+            while SIZE.bytes() - SIZE.offset(over.end()) > 2000 {
+                over.filler(1, 1000);
+            }
+            let left = u32::try_from(SIZE.bytes() - SIZE.offset(over.end())).unwrap();
+            over.filler(1, left / 8 * 8 - 8);
+            assert_eq!(SIZE.bytes() - SIZE.offset(over.end()), 8);
+            over.switch();
+            assert_eq!(check_whole(number, &over.bytes()[1 << 20..], SIZE), Ok(()));
+        }
     }
 
     #[test]
