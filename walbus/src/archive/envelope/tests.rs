@@ -1,5 +1,4 @@
 use super::*;
-use proptest::prelude::*;
 
 const HASH: ContentHash = ContentHash([0xAB; 32]);
 
@@ -82,6 +81,8 @@ fn a_hash_is_printed_and_read() {
 
 #[cfg(feature = "archive")]
 mod sealed {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::archive::key::{Key, Keys};
 
