@@ -81,8 +81,9 @@ fn has_crashed(log: &str) -> bool {
 
 /// What comes up to the end of the last transaction that has one.
 fn whole_transactions(text: &str) -> &str {
-    let end = text.rfind("\nCOMMIT ").and_then(|at| Some(at + 2 + text[at + 1..].find('\n')?));
-    &text[..end.unwrap_or(0)]
+    let lines = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    let end = lines.rfind("\nCOMMIT ").and_then(|at| Some(at + 2 + lines[at + 1..].find('\n')?));
+    &lines[..end.unwrap_or(0)]
 }
 
 fn read_file(file: &Path) -> Result<String> {
