@@ -320,7 +320,7 @@ impl Follow {
             let next = [
                 Some(session.next_status),
                 session.received.poll_timeout().filter(|at| *at > now),
-                self.stow.outage.poll_timeout(),
+                self.stow.outage.poll_timeout(now),
             ];
             let wake = next.into_iter().flatten().min().unwrap_or(now).saturating_sub(now).max(Duration::from_millis(5));
             let is_full = session.received.is_full();

@@ -191,7 +191,8 @@ impl Engine {
             while let Some(name) = self.uploads.poll_upload(now, &self.outage) {
                 self.start_upload(name);
             }
-        } else if !self.probing && self.outage.may_try(now) {
+        }
+        if self.wants_probe(now) {
             self.probing = true;
             let archive = self.archive.clone();
             self.work.spawn(async move { Work::Probed(archive.probe().await.map(drop)) });
@@ -201,6 +202,13 @@ impl Engine {
         }
         self.answer();
         self.publish(now);
+    }
+
+    /// Whether the store is to be asked for its own sake: before anything is trusted to it, and while it is away with nothing left to try
+    /// it by. Postgres may have archived all by `push` alone meanwhile, and nobody else would notice that the store is back.
+    fn wants_probe(&self, now: Duration) -> bool {
+        let idle = self.uploads.running() == 0;
+        !self.probing && self.outage.may_try(now) && (!self.probed || (idle && self.outage.reason().is_some()))
     }
 
     fn tell(&self, notice: &Notice) {
@@ -299,9 +307,10 @@ impl Engine {
             Work::Probed(probed) => {
                 self.probing = false;
                 match &probed {
-                    Err(StoreError::Settings { .. } | StoreError::Unsupported { .. }) => probed?,
+                    // Only at the start: one that has archived already goes on trying.
+                    Err(StoreError::Settings { .. } | StoreError::Unsupported { .. }) if !self.probed => probed?,
                     _ => {
-                        self.probed = probed.is_ok();
+                        self.probed |= probed.is_ok();
                         self.hear(Some(probed));
                     }
                 }
@@ -417,7 +426,7 @@ impl Engine {
     fn wake_in(&self) -> Duration {
         let now = self.now();
         let scan = if self.scanning { None } else { Some(self.next_scan) };
-        let next = [scan, self.outage.poll_timeout()].into_iter().flatten().min();
+        let next = [scan, self.outage.poll_timeout(now)].into_iter().flatten().min();
         // A time that has come and starts nothing must not make this task spin.
         next.map_or(SCAN_INTERVAL, |next| next.saturating_sub(now).max(Duration::from_millis(5)))
     }

@@ -104,10 +104,11 @@ impl Outage {
         Some(Notice::Lasts(now.saturating_sub(away.since), away.reason.clone()))
     }
 
-    /// When there is something to do next.
+    /// When there is something to do next. A try whose time has come is under way or waits for another's end, and needs no clock.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Duration> {
-        self.away.as_ref().map(|away| away.next_try.min(away.next_notice))
+    pub fn poll_timeout(&self, now: Duration) -> Option<Duration> {
+        let away = self.away.as_ref()?;
+        [away.next_try, away.next_notice].into_iter().filter(|at| *at > now).min()
     }
 }
 
@@ -133,7 +134,7 @@ mod tests {
         assert_eq!(outage.poll_notice(s(71)), None, "once a minute");
         outage.handle_answer(s(75));
         assert_eq!(outage.poll_notice(s(75)), Some(Notice::Ended(s(65))));
-        assert_eq!((outage.poll_notice(s(900)), outage.reason(), outage.poll_timeout()), (None, None, None));
+        assert_eq!((outage.poll_notice(s(900)), outage.reason(), outage.poll_timeout(s(900))), (None, None, None));
         assert_eq!(outage.since_answer(s(80)), Some(s(5)));
     }
 

@@ -193,6 +193,30 @@ async fn a_store_that_is_away_is_told_and_waited_for() -> Result<()> {
     Ok(())
 }
 
+/// As when `push` alone was served first after an outage, on a database that then writes nothing.
+#[tokio::test]
+async fn a_store_that_is_back_is_noticed_with_nothing_to_upload() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.cluster.append_settings(&[("archive_command", "false")])?;
+    let mut daemon = stage.serve().await?;
+    daemon.wait_metric("beyond_pg_archiver_store_up", |up| up == 1.0).await?;
+    stage.faults.add(When::any(), Fault::Refuse(Refuse::SlowDown));
+    stage.cluster.write_wal(2 << 20).await?;
+    daemon.wait_metric("beyond_pg_archiver_store_up", |up| up == 0.0).await?;
+    for path in stage.ready()? {
+        let name = path.file_name().context("it has a name")?.to_string_lossy();
+        let status = stage.cluster.wal().join("archive_status");
+        std::fs::rename(status.join(format!("{name}.ready")), status.join(format!("{name}.done")))?;
+    }
+    daemon.wait_metric("beyond_pg_archiver_ready_files", |files| files == 0.0).await?;
+    ensure!(daemon.get("/readyz").await?.0 == 503);
+    stage.faults.heal();
+    daemon.says("the store answers again").await?;
+    daemon.wait_metric("beyond_pg_archiver_store_up", |up| up == 1.0).await?;
+    ensure!(daemon.metric("beyond_pg_archiver_uploads_total").await? == 0.0);
+    Ok(())
+}
+
 #[tokio::test]
 async fn expired_credentials_are_waited_out_and_a_stop_abandons_what_hangs() -> Result<()> {
     let stage = Stage::set().await?;
