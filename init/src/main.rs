@@ -1,0 +1,3 @@
+//! `beyond-pg`: the command line, and what it wires.
+
+fn main() {}
