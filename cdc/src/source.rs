@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use walbus::causes::in_one_line;
 use walbus::conninfo;
-use walbus::disk::{FolderSpool, OsDisk};
+use walbus::disk::{FolderSpool, OsDisk, is_full};
 use walbus::logical::{Assembler, Limits, LogicalError};
 use walbus::proto::history::History;
 use walbus::proto::pgoutput::{Parser, PgoutputError, ProtoVersion, Streaming};
@@ -149,7 +149,7 @@ enum SessionEnd {
 impl From<LogicalError> for SessionEnd {
     fn from(error: LogicalError) -> Self {
         match error {
-            LogicalError::Spool(error) if journal::is_full(&error) => Self::DiskFull(error),
+            LogicalError::Spool(error) if is_full(&error) => Self::DiskFull(error),
             error => Self::Logical(error),
         }
     }
@@ -438,7 +438,7 @@ impl Source {
             )));
         }
         self.confirmed.follow(now, switchpoint).map_err(|error| match error {
-            error if journal::is_full(&error) => SessionEnd::DiskFull(error),
+            error if is_full(&error) => SessionEnd::DiskFull(error),
             error => Fatal::Log(error).into(),
         })
     }

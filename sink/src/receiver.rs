@@ -389,9 +389,8 @@ impl Stream {
                 )));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                walbus::disk::write_whole(&*self.disk, &name, &content).map_err(|error| match error.kind() {
-                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => SessionEnd::NoRoom(name.clone()),
-                    _ => Fatal::Folder(error).into(),
+                walbus::disk::write_whole(&*self.disk, &name, &content).map_err(|error| {
+                    if walbus::disk::is_full(&error) { SessionEnd::NoRoom(name.clone()) } else { Fatal::Folder(error).into() }
                 })?;
             }
             Err(error) => return Err(Fatal::Folder(error).into()),

@@ -15,6 +15,13 @@ pub use os::{OsDisk, OsFile};
 #[cfg(feature = "disk")]
 pub use spool::{FolderSpool, FolderSpoolFile};
 
+/// Whether an error says that there is no room: the one that waiting, or the operator, can end. A quota that is used up is the same to
+/// whoever writes.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// One folder of files.
 ///
 /// Nothing here retries. What is durable after each call: what [`DiskFile::sync`] returned for, under a name that

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{self, Disk, DiskFile};
 use crate::ident::Timeline;
 use crate::lsn::Lsn;
 use crate::segment::{Segment, SegmentSize, WalFile};
@@ -209,9 +209,10 @@ impl<D: Disk> Log<D> {
             if let Err(source) = open.file.write_at(needed, size.offset(lsn)) {
                 // Some of it may be there now, so nothing above is known to be zero.
                 open.zero_from = segment.end(size);
-                return Err(match source.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WriteError::Full(source),
-                    _ => WriteError::Io { name: segment.name(size).to_string(), source },
+                return Err(if disk::is_full(&source) {
+                    WriteError::Full(source)
+                } else {
+                    WriteError::Io { name: segment.name(size).to_string(), source }
                 });
             }
         }

@@ -6,9 +6,11 @@
 mod clock;
 mod disk;
 mod link;
+mod power;
 mod random;
 
 pub use clock::SimClock;
 pub use disk::{DiskFaults, SimDisk, SimFile};
 pub use link::SimLink;
+pub use power::{PowerDisk, PowerFile};
 pub use random::Random;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use tokio::sync::watch;
 use walbus::Position;
-use walbus::disk::{Disk, DiskFile, write_whole};
+use walbus::disk::{Disk, DiskFile, is_full, write_whole};
 
 use super::epoch::{EpochFile, remove_segments};
 use super::index::{SegmentIndex, Summary};
@@ -234,7 +234,7 @@ fn sealed_segment<D: Disk>(disk: &D, settings: Settings, segment: &Found<D>) -> 
     // A full disk keeps nobody from reading: the index stays in memory then.
     let index = match written {
         Ok(()) => None,
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => Some(Arc::new(scanned.index.clone())),
+        Err(error) if is_full(&error) => Some(Arc::new(scanned.index.clone())),
         Err(error) => return Err(OpenError::io("write", &index_of(header.number))(error)),
     };
     Ok(Sealed { summary: scanned.index.summary, file_bytes, index })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use beyond_cdc_proto::prost::Message;
 use beyond_cdc_proto::v1;
 use bytes::Bytes;
-use walbus::disk::{Disk, DiskFile};
+use walbus::disk::{Disk, DiskFile, is_full};
 use walbus::{Lsn, Position};
 
 use super::Shared;
@@ -234,8 +234,7 @@ impl<D: Disk> Writer<D> {
     fn write(&mut self, record: &RecordHeader, payload: &[u8]) -> io::Result<()> {
         self.failed = true;
         let written = self.write_record(record, payload);
-        let no_room = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        self.failed = written.as_ref().is_err_and(|error| !no_room(error));
+        self.failed = written.as_ref().is_err_and(|error| !is_full(error));
         written
     }
 

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walbus::sim::{DiskFaults, Random, SimDisk};
+use walbus::sim::{DiskFaults, PowerDisk, Random, SimDisk};
 use walbus::{Lsn, Position, SystemId};
 
 use self::client::{Client, NAMES, Sight};
@@ -29,7 +29,6 @@ use self::names::Names;
 use self::server::{Scene, Server};
 use self::source::Source;
 use crate::fanout::consumers::Consumers;
-use crate::log::tests::power::PowerDisk;
 use crate::log::{EventLog, Identity, OpenError, Policy, Settings, start_epoch};
 
 mod client;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
-use walbus::disk::OsDisk;
+use walbus::disk::{OsDisk, is_full};
 
 use super::Fatal;
 use super::sparse::Sparse;
@@ -261,11 +261,6 @@ impl Work {
             self.jobs.order(job);
         }
     }
-}
-
-/// Whether it says that there is no room.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A thread that does one job at a time.

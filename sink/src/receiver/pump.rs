@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 use walbus::Lsn;
-use walbus::disk::OsDisk;
+use walbus::disk::{self, OsDisk};
 use walbus::proto::replication::StandbyStatus;
 use walbus::receive::{Blocked, Receiver, Taken};
 use walbus::source::{CopyStream, Event, SourceError};
@@ -243,7 +243,7 @@ impl Stream {
                 self.receiver().log_mut().add_spare(spare);
                 self.take_waiting(pump)
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
+            Err(error) if disk::is_full(&error) => {
                 self.no_room(pump, &error);
                 Ok(())
             }

@@ -1,9 +1,4 @@
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use walbus::disk::DiskFile;
-use walbus::sim::SimDisk;
+use walbus::sim::{PowerDisk, SimDisk};
 
 use super::*;
 
@@ -42,76 +37,6 @@ fn what_alter_system_wrote_anew_is_taken_back_by_name() {
     assert!(!rewritten(&disk, foreign.as_bytes()).unwrap());
 }
 
-/// A disk that does so many changes and no more, whatever is asked of it then.
-#[derive(Debug, Clone)]
-struct Mortal {
-    disk: SimDisk,
-    left: Arc<AtomicUsize>,
-}
-
-#[derive(Debug)]
-struct MortalFile {
-    file: <SimDisk as Disk>::File,
-    left: Arc<AtomicUsize>,
-}
-
-fn spend(left: &AtomicUsize) -> io::Result<()> {
-    let spent = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-    spent.map(drop).map_err(|_| io::Error::other("killed"))
-}
-
-impl Disk for Mortal {
-    type File = MortalFile;
-
-    fn create_zeroed(&self, name: &str, len: u64) -> io::Result<MortalFile> {
-        spend(&self.left)?;
-        Ok(MortalFile { file: self.disk.create_zeroed(name, len)?, left: Arc::clone(&self.left) })
-    }
-
-    fn open(&self, name: &str) -> io::Result<MortalFile> {
-        Ok(MortalFile { file: self.disk.open(name)?, left: Arc::clone(&self.left) })
-    }
-
-    fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        self.disk.list()
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.sync_dir()
-    }
-}
-
-impl DiskFile for MortalFile {
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        spend(&self.left)?;
-        self.file.write_at(data, offset)
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        spend(&self.left)?;
-        self.file.sync()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-}
-
 #[test]
 fn killed_at_any_step_and_run_again_it_ends_in_the_same_place() {
     const BEFORE: &str = "work_mem = '1MB'\n";
@@ -123,10 +48,9 @@ fn killed_at_any_step_and_run_again_it_ends_in_the_same_place() {
     let mut steps = 0;
     for power in [false, true] {
         for left in 0.. {
-            let disk = SimDisk::new(left as u64 + 7);
+            let disk = SimDisk::new(left + 7);
             write_whole(&disk, AUTO_CONF, BEFORE.as_bytes()).unwrap();
-            let mortal = Mortal { disk: disk.clone(), left: Arc::new(AtomicUsize::new(left)) };
-            let done = write(&mortal, OURS).is_ok();
+            let done = write(&PowerDisk::killed_after(&disk, left), OURS).is_ok();
             if power {
                 disk.lose_power();
             }

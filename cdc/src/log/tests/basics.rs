@@ -2,15 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use walbus::disk::Disk;
-use walbus::sim::{DiskFaults, SimDisk};
+use walbus::sim::{DiskFaults, PowerDisk, SimDisk};
 use walbus::{Lsn, Position, SystemId};
 
-use super::power::PowerDisk;
 use super::workload::{EPOCH, Follower, START, Transaction, batch_of, fill, identity};
 use crate::log::{BatchMeta, Epoch, EventLog, Identity, OpenError, Policy, ReadError, Recent, Settings, Writer, start_epoch};
 
@@ -179,9 +177,9 @@ fn a_segment_that_is_ready_costs_an_append_no_zeroing() {
             writer.finish(job.run().unwrap());
             jobs += 1;
         }
-        let before = power.zeroed.load(Ordering::Relaxed);
+        let before = power.zeroed();
         fill(&mut writer, SEED, n..n + 1);
-        assert_eq!(power.zeroed.load(Ordering::Relaxed), before, "transaction {n}");
+        assert_eq!(power.zeroed(), before, "transaction {n}");
     }
     assert!(jobs > 10, "{jobs}");
 }

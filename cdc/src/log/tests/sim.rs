@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walbus::disk::Disk;
-use walbus::sim::{DiskFaults, Random, SimDisk};
+use walbus::sim::{DiskFaults, PowerDisk, Random, SimDisk};
 use walbus::{Lsn, Position};
 
-use super::power::PowerDisk;
 use super::workload::{EPOCH, Follower, START, Slot, Transaction, identity};
 use crate::log::{EventLog, OpenError, Policy, Settings, Writer, start_epoch};
 

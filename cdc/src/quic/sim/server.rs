@@ -9,6 +9,7 @@ use beyond_cdc_proto::v1::subscribe::Start;
 use beyond_cdc_proto::v1::{self, Batch, ClientMessage, Encoding, ErrorCode, ServerMessage};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
+use walbus::sim::PowerDisk;
 use walbus::{Lsn, Position};
 
 use super::history::History;
@@ -21,7 +22,6 @@ use crate::fanout::consumers::{Attachment, Consumers, Place};
 use crate::fanout::cursor::{CursorError, Progress};
 use crate::fanout::pattern::TablePattern;
 use crate::fanout::select::Selection;
-use crate::log::tests::power::PowerDisk;
 use crate::log::{Epoch, EventLog, ReadError};
 use crate::quic::feed::{Feed, Step};
 use crate::quic::limits::Limits;

@@ -3,14 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
-use walbus::sim::Random;
+use walbus::sim::{PowerDisk, Random};
 use walbus::{Lsn, Position};
 
 use super::Met;
 use super::history::History;
 use crate::encode::{Encoder, Limits, TransactionStart};
 use crate::log::Writer;
-use crate::log::tests::power::PowerDisk;
 
 /// The source of one life of the server.
 pub(super) struct Source {

@@ -1,86 +1,11 @@
 //! Killed at every step, and the power lost at every step.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use walbus::disk::{Disk, DiskFile};
-use walbus::sim::SimDisk;
+use walbus::sim::PowerDisk;
 
 use super::world::{Files, World, files};
 use crate::recover::error::RecoverError;
 use crate::recover::folder::Folders;
 use crate::recover::guard;
-
-/// A disk that does so many changes and no more, whatever is asked of it then.
-#[derive(Debug, Clone)]
-struct Mortal {
-    disk: SimDisk,
-    left: Arc<AtomicUsize>,
-}
-
-#[derive(Debug)]
-struct MortalFile {
-    file: <SimDisk as Disk>::File,
-    left: Arc<AtomicUsize>,
-}
-
-fn spend(left: &AtomicUsize) -> io::Result<()> {
-    let spent = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-    spent.map(drop).map_err(|_| io::Error::other("killed"))
-}
-
-impl Disk for Mortal {
-    type File = MortalFile;
-
-    fn create_zeroed(&self, name: &str, len: u64) -> io::Result<MortalFile> {
-        spend(&self.left)?;
-        Ok(MortalFile { file: self.disk.create_zeroed(name, len)?, left: Arc::clone(&self.left) })
-    }
-
-    fn open(&self, name: &str) -> io::Result<MortalFile> {
-        Ok(MortalFile { file: self.disk.open(name)?, left: Arc::clone(&self.left) })
-    }
-
-    fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        self.disk.list()
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.sync_dir()
-    }
-}
-
-impl DiskFile for MortalFile {
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        spend(&self.left)?;
-        self.file.write_at(data, offset)
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        spend(&self.left)?;
-        self.file.sync()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-}
 
 type State = (Files, Files, Files);
 
@@ -113,13 +38,9 @@ fn killed_at_every_step(make: impl Fn() -> World, power_lost: bool) {
         let mut world = make();
         // One thread, so that the steps are the same each time.
         world.jobs = 1;
-        let left = Arc::new(AtomicUsize::new(step));
-        let mortal = |disk: &SimDisk| Mortal { disk: disk.clone(), left: Arc::clone(&left) };
-        let folders = Folders {
-            pgdata: mortal(&world.folders.pgdata),
-            global: mortal(&world.folders.global),
-            wal: mortal(&world.folders.wal),
-        };
+        let pgdata = PowerDisk::killed_after(&world.folders.pgdata, step);
+        let (global, wal) = (pgdata.beside(&world.folders.global), pgdata.beside(&world.folders.wal));
+        let folders = Folders { pgdata, global, wal };
         let outcome = world.recover_in(&folders);
         if power_lost {
             for disk in [&world.folders.pgdata, &world.folders.global, &world.folders.wal] {
