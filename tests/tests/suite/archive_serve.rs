@@ -206,7 +206,7 @@ async fn a_store_that_is_back_is_noticed_with_nothing_to_upload() -> Result<()> 
     for path in stage.ready()? {
         let name = path.file_name().context("it has a name")?.to_string_lossy();
         let status = stage.cluster.wal().join("archive_status");
-        std::fs::rename(status.join(format!("{name}.ready")), status.join(format!("{name}.done")))?;
+        rustix::fs::rename(status.join(format!("{name}.ready")), status.join(format!("{name}.done")))?;
     }
     daemon.wait_metric("beyond_pg_archiver_ready_files", |files| files == 0.0).await?;
     ensure!(daemon.get("/readyz").await?.0 == 503);
