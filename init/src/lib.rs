@@ -12,3 +12,10 @@
 //! ```
 //!
 //! One thread; `sys` has the only unsafe code. It knows the other programs as programs: it imports none of them, and not walbus.
+
+pub mod account;
+pub mod log;
+pub mod sql;
+pub mod supervise;
+pub mod sys;
+pub mod volume;

@@ -1,0 +1,382 @@
+//! The volume: what lies where, what state it is in, and files that are whole or not there.
+
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::account::Account;
+
+pub mod wal;
+
+/// Where everything is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The volume itself.
+    pub root: PathBuf,
+    /// PGDATA.
+    pub data: PathBuf,
+    /// A data folder that is being made.
+    pub data_new: PathBuf,
+    /// The layers of Postgres' configuration.
+    pub conf: PathBuf,
+    /// What `data/pg_wal` shall link to.
+    pub wal: PathBuf,
+    /// What is remembered of the volume.
+    pub state: PathBuf,
+    /// The data of the sink tier.
+    pub sink: PathBuf,
+    /// Space that is given back when the disk is full.
+    pub ballast: PathBuf,
+    /// Sockets, and what does not outlive a boot.
+    pub run: PathBuf,
+    /// Where `status`, `stop` and `reload` are heard.
+    pub control: PathBuf,
+}
+
+impl Layout {
+    /// The layout of a volume, with its WAL elsewhere where `wal` says so.
+    #[must_use]
+    pub fn new(root: &Path, wal: Option<&Path>, run: &Path) -> Self {
+        let data = root.join("data");
+        Self {
+            conf: data.join("conf.d"),
+            data,
+            data_new: root.join("data.new"),
+            wal: wal.map_or_else(|| root.join("wal"), Path::to_owned),
+            state: root.join("beyond-pg.json"),
+            sink: root.join("sink"),
+            ballast: root.join("ballast"),
+            control: run.join("control.sock"),
+            root: root.to_owned(),
+            run: run.to_owned(),
+        }
+    }
+
+    /// The socket of Postgres or PgBouncer at this port.
+    #[must_use]
+    pub fn socket(&self, port: u16) -> PathBuf {
+        self.run.join(format!(".s.PGSQL.{port}"))
+    }
+}
+
+/// What is remembered of a volume: it goes with it, into a fork as well.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remembered {
+    /// The version of this file.
+    pub layout: u32,
+    /// Whose volume it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// The recovery target that was reached: it is not recovered to again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pitr_done: Option<String>,
+    /// Set while WAL is moved from one folder to another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_move: Option<wal::Move>,
+    /// What was taken from this fork when it was found to be one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cleared: Vec<String>,
+    /// The user's files that were set aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<String>,
+}
+
+/// The version of [`Remembered`] that is written.
+const LAYOUT: u32 = 1;
+
+impl Remembered {
+    /// What the file says; the default where there is none.
+    ///
+    /// # Errors
+    /// Where it can't be read, or is of a later version.
+    pub fn read(layout: &Layout) -> Result<Self> {
+        let path = &layout.state;
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { layout: LAYOUT, ..Self::default() }),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let remembered: Self = serde_json::from_slice(&text).with_context(|| {
+            format!("{} is not what this version writes: a later version has, or it is damaged", path.display())
+        })?;
+        if remembered.layout != LAYOUT {
+            bail!(
+                "{} is of layout {}, this version knows {LAYOUT}: use the version that wrote it",
+                path.display(),
+                remembered.layout
+            );
+        }
+        Ok(remembered)
+    }
+
+    /// Writes it, durably.
+    ///
+    /// # Errors
+    /// Where the volume can't be written.
+    pub fn write(&self, layout: &Layout) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        write_durably(&layout.state, &text, 0o644, None)?;
+        Ok(())
+    }
+}
+
+/// What a data folder is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing is there.
+    Absent,
+    /// A cluster of this major version.
+    Cluster(u32),
+}
+
+/// Looks at the data folder.
+///
+/// # Errors
+/// Where something else is there: it is never touched.
+pub fn look(layout: &Layout) -> Result<Data> {
+    let data = &layout.data;
+    let version = data.join("PG_VERSION");
+    match std::fs::read_to_string(&version) {
+        Ok(text) => {
+            let text = text.trim();
+            let major =
+                text.parse().ok().with_context(|| format!("{} says {text:?}: no version of Postgres", version.display()))?;
+            Ok(Data::Cluster(major))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if is_empty(data)? {
+                return Ok(Data::Absent);
+            }
+            bail!(
+                "{} holds files but no PG_VERSION: it is not a data folder of Postgres. Move what is there elsewhere, or name another \
+                 volume by BEYOND_PG_VOLUME",
+                data.display()
+            )
+        }
+        Err(error) => Err(error).with_context(|| format!("read {}", version.display())),
+    }
+}
+
+/// Whether there is nothing in the folder, or no folder.
+///
+/// # Errors
+/// Where it can't be read.
+pub fn is_empty(folder: &Path) -> Result<bool> {
+    match std::fs::read_dir(folder) {
+        // A folder that is the root of a filesystem has this one in it.
+        Ok(entries) => Ok(entries.filter_map(Result::ok).all(|entry| entry.file_name() == "lost+found")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).with_context(|| format!("read {}", folder.display())),
+    }
+}
+
+/// Makes a folder where there is none, and gives it its mode and owner.
+///
+/// # Errors
+/// Where the disk does not take it.
+pub fn make_folder(folder: &Path, mode: u32, owner: Option<&Account>) -> Result<()> {
+    let what = || format!("make the folder {}", folder.display());
+    DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(|error| full_or(error, folder)).with_context(what)?;
+    let meta = folder.metadata().with_context(what)?;
+    if let Some(owner) = owner.filter(|owner| (owner.uid, owner.gid) != (meta.uid(), meta.gid())) {
+        chown(folder, Some(owner.uid), Some(owner.gid)).with_context(what)?;
+    }
+    if meta.permissions().mode() & 0o7777 != mode
+        && owner.is_none_or(|owner| owner.uid == meta.uid() || rustix::process::geteuid().is_root())
+    {
+        std::fs::set_permissions(folder, Permissions::from_mode(mode)).with_context(what)?;
+    }
+    Ok(())
+}
+
+/// Gives the file these contents: after a crash it has either the old or the new ones. `false` where it has them already.
+///
+/// # Errors
+/// Where the disk does not take it.
+pub fn write_durably(path: &Path, contents: &[u8], mode: u32, owner: Option<&Account>) -> Result<bool> {
+    if std::fs::read(path).is_ok_and(|held| held == contents) {
+        return Ok(false);
+    }
+    let what = || format!("write {}", path.display());
+    let folder = path.parent().context("a file lies in a folder")?;
+    let name = path.file_name().context("a file has a name")?.to_string_lossy();
+    let draft = folder.join(format!(".{name}.tmp"));
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&draft)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        if let Some(owner) = owner {
+            chown(&draft, Some(owner.uid), Some(owner.gid))?;
+        }
+        file.write_all(contents)?;
+        file.sync_all()?;
+        rustix::fs::rename(&draft, path)?;
+        sync_folder(folder)
+    };
+    write().map_err(|error| full_or(error, path)).with_context(what)?;
+    Ok(true)
+}
+
+/// Renames, durably.
+///
+/// # Errors
+/// Where the disk does not take it.
+pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
+    let rename = || -> io::Result<()> {
+        rustix::fs::rename(from, to)?;
+        sync_folder(to.parent().unwrap_or(Path::new("/")))
+    };
+    rename().with_context(|| format!("rename {} to {}", from.display(), to.display()))
+}
+
+/// Removes a folder with all that is in it, where it is there.
+///
+/// # Errors
+/// Where the disk does not let it go.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("remove {}", folder.display())),
+    }
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// Where fsync fails.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Bytes that are free for users other than root, and all bytes.
+///
+/// # Errors
+/// Where there is no such folder.
+pub fn space(folder: &Path) -> Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(folder).with_context(|| format!("read how much of {} is free", folder.display()))?;
+    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+}
+
+/// Holds the volume for this process alone, until the file is closed. The kernel lets go when the process dies.
+///
+/// # Errors
+/// Where another process holds it.
+pub fn lock(layout: &Layout) -> Result<File> {
+    let path = layout.root.join(".beyond-pg.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| full_or(error, &path))?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("the volume {} is in use: another beyond-pg runs on it; stop that one first", layout.root.display());
+    }
+    Ok(file)
+}
+
+/// What `postmaster.pid` says. Source: `src/include/utils/pidfile.h`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostmasterPid {
+    /// Line 1.
+    pub pid: i32,
+    /// Line 8: `starting`, `stopping`, `ready` or `standby`; empty where it is not there yet.
+    pub status: String,
+}
+
+impl PostmasterPid {
+    /// Reads the text of the file; `None` where not even the number is there.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let pid = lines.next()?.trim().parse().ok().filter(|pid| *pid > 0)?;
+        Some(Self { pid, status: lines.nth(6).unwrap_or_default().trim().to_owned() })
+    }
+
+    /// The one of this data folder.
+    #[must_use]
+    pub fn of(data: &Path) -> Option<Self> {
+        Self::parse(&std::fs::read_to_string(data.join("postmaster.pid")).ok()?)
+    }
+}
+
+/// Says of an error that it means a full or read-only disk, with the way out.
+fn full_or(error: io::Error, path: &Path) -> anyhow::Error {
+    let way_out = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the disk is full: give it space, then start again",
+        io::ErrorKind::ReadOnlyFilesystem => "the filesystem is read-only: mount it for writing (its log says why it is not)",
+        io::ErrorKind::PermissionDenied => {
+            "this account may not write there: give it the folder, or name another by BEYOND_PG_VOLUME"
+        }
+        _ => return error.into(),
+    };
+    anyhow::Error::new(error).context(format!("{}: {way_out}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_folder_is_a_cluster_absent_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path(), None, folder.path());
+        assert_eq!(look(&layout).unwrap(), Data::Absent);
+        make_folder(&layout.data, 0o700, None).unwrap();
+        assert_eq!(look(&layout).unwrap(), Data::Absent);
+        std::fs::write(layout.data.join("diary"), "").unwrap();
+        assert!(look(&layout).unwrap_err().to_string().contains("no PG_VERSION"));
+        std::fs::write(layout.data.join("PG_VERSION"), "18\n").unwrap();
+        assert_eq!(look(&layout).unwrap(), Data::Cluster(18));
+        std::fs::write(layout.data.join("PG_VERSION"), "eighteen\n").unwrap();
+        assert!(look(&layout).unwrap_err().to_string().contains("no version of Postgres"));
+    }
+
+    #[test]
+    fn what_is_remembered_comes_back_and_what_is_unknown_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path(), None, folder.path());
+        let fresh = Remembered::read(&layout).unwrap();
+        assert_eq!(fresh.identity, None);
+        let known = Remembered { identity: Some("i-1".to_owned()), pitr_done: Some("0/1".to_owned()), ..fresh };
+        known.write(&layout).unwrap();
+        assert_eq!(Remembered::read(&layout).unwrap(), known);
+        std::fs::write(&layout.state, r#"{"layout":1,"future":true}"#).unwrap();
+        assert!(Remembered::read(&layout).is_err());
+        std::fs::write(&layout.state, r#"{"layout":2}"#).unwrap();
+        assert!(Remembered::read(&layout).unwrap_err().to_string().contains("layout 2"));
+    }
+
+    #[test]
+    fn the_same_contents_are_not_written_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        assert!(write_durably(&path, b"a", 0o600, None).unwrap());
+        assert!(!write_durably(&path, b"a", 0o600, None).unwrap());
+        assert!(write_durably(&path, b"b", 0o600, None).unwrap());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_program_holds_a_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path(), None, folder.path());
+        let held = lock(&layout).unwrap();
+        assert!(lock(&layout).unwrap_err().to_string().contains("is in use"));
+        drop(held);
+        lock(&layout).unwrap();
+    }
+
+    #[test]
+    fn a_pid_file_is_read_as_far_as_it_is_written() {
+        let text = "42\n/data\n1700000000\n5433\n/run\n127.0.0.1\n  1 2\nready   \n";
+        assert_eq!(PostmasterPid::parse(text), Some(PostmasterPid { pid: 42, status: "ready".to_owned() }));
+        assert_eq!(PostmasterPid::parse("42\n/data\n"), Some(PostmasterPid { pid: 42, status: String::new() }));
+        for broken in ["", "\n", "-1\n", "x\n"] {
+            assert_eq!(PostmasterPid::parse(broken), None);
+        }
+    }
+}
