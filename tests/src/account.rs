@@ -1,6 +1,8 @@
 //! Whom the programs under test run as.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use rustix::process::{Gid, Uid, geteuid};
@@ -29,6 +31,13 @@ impl Account {
         match self {
             Self::Nobody => &["--reuid=65534", "--regid=65534", "--clear-groups"],
             Self::Own => &[],
+        }
+    }
+
+    /// Makes a command run as it, with no program in between, for what is timed. Nothing ends it with this process.
+    pub fn run(self, command: &mut Command) {
+        if self == Self::Nobody {
+            command.uid(NOBODY).gid(NOBODY);
         }
     }
 

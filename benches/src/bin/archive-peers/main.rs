@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   Postgres ── archive_command ──▶ cp | pgBackRest | push alone | push with the daemon ──▶ a folder | S3, over TLS
-//!                                       one of them at a time, in turns, with the same segments
+//!                    restore_command ◀──  one of them at a time, in turns, with the same segments
 //! ```
 
 mod bench;
 mod contender;
+mod replay;
 mod report;
 
 use std::path::PathBuf;
@@ -23,12 +24,15 @@ use crate::report::{Report, Row};
 #[derive(Debug, Parser)]
 #[command(name = "benches/peers/archive")]
 struct Args {
-    /// How many segments of 16 MB are archived and brought back in each run
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..))]
+    /// How many segments of 16 MB are archived, brought back and replayed in each run: 128 are 2 GB
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(4..))]
     segments: u32,
     /// Runs of each, after one of each that does not count
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// The rows to measure
+    #[arg(long, value_delimiter = ',', default_values_t = Row::ALL, value_enum)]
+    rows: Vec<Row>,
     /// The contenders to measure
     #[arg(long, value_delimiter = ',', default_values_t = Contender::ALL, value_enum)]
     contenders: Vec<Contender>,
@@ -56,11 +60,11 @@ async fn measure(args: &Args) -> Result<Report> {
     // Round 0 warms up, and does not count.
     for round in 0..=args.rounds {
         for contender in &args.contenders {
-            let run = bench.run(*contender, round).await.with_context(|| format!("{contender}, round {round}"))?;
+            let run = bench.run(*contender, round, &args.rows).await.with_context(|| format!("{contender}, round {round}"))?;
             eprintln!("    round {round} {contender}: {run}");
             if round > 0 {
-                for row in Row::ALL {
-                    report.add(row, *contender, row.of(&run));
+                for (row, value) in run.0 {
+                    report.add(row, *contender, value);
                 }
             }
         }

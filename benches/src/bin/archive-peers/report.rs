@@ -5,54 +5,68 @@ use std::fmt;
 
 use beyond_pg_benches::machine::Machine;
 use beyond_pg_benches::spread::Spread;
+use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::Args;
-use crate::bench::{Bench, Run};
+use crate::bench::Bench;
 use crate::contender::Contender;
 
 /// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Row {
-    /// MB/s until Postgres has ticked all off.
+    /// MB/s until Postgres has ticked all off
     Push,
-    /// One call whose segment the store has already, in ms.
+    /// One call whose segment the store has already, in ms
     Call,
-    /// MB/s back, one call after the other.
+    /// MB/s back, one call after the other
     Fetch,
+    /// Seconds until a server has replayed them
+    Replay,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Push => "push",
+            Self::Call => "call",
+            Self::Fetch => "fetch",
+            Self::Replay => "replay",
+        })
+    }
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 3] = [Self::Push, Self::Call, Self::Fetch];
+    pub(crate) const ALL: [Self; 4] = [Self::Push, Self::Call, Self::Fetch, Self::Replay];
 
-    pub(crate) const fn of(self, run: &Run) -> f64 {
-        match self {
-            Self::Push => run.push_mb_per_second,
-            Self::Call => run.push_ms,
-            Self::Fetch => run.fetch_mb_per_second,
-        }
-    }
-
-    const fn title(self) -> &'static str {
+    pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Push => "push, MB/s",
             Self::Call => "push of what the store has, ms",
             Self::Fetch => "fetch, MB/s",
+            Self::Replay => "replay, s",
         }
     }
 
-    /// What our daemon is to reach: against pgBackRest, or by itself.
-    fn target(self, peer: Option<Spread>, ours: Option<Spread>) -> Option<String> {
-        let ours = ours?.median;
-        let (reached, text) = match self {
+    /// What our daemon is to reach: by itself, or beside the others.
+    fn target(self, of: impl Fn(Contender) -> Option<Spread>) -> Option<String> {
+        let ours = of(Contender::Daemon)?.median;
+        let beside = |contender| of(contender).map(|spread| spread.median);
+        let verdict = |reached, text: String| format!("{text}: {}", if reached { "reached" } else { "missed" });
+        match self {
             Self::Push | Self::Fetch => {
-                let ratio = ours / peer?.median;
-                (ratio >= 2.0, format!("{ratio:.2}x pgBackRest, 2x wanted"))
+                let ratio = ours / beside(Contender::PgBackRest)?;
+                Some(verdict(ratio >= 2.0, format!("{ratio:.2}x pgBackRest, 2x wanted")))
             }
-            Self::Call => (ours <= 5.0, format!("{ours:.1} ms, 5 ms wanted")),
-        };
-        Some(format!("{text}: {}", if reached { "reached" } else { "missed" }))
+            Self::Call => Some(verdict(ours <= 5.0, format!("{ours:.1} ms, 5 ms wanted"))),
+            Self::Replay => {
+                let times = |contender| Some(beside(contender)? / ours);
+                let text = |contender| times(contender).map(|times| format!("{times:.2}x as fast as {contender}"));
+                let texts: Vec<String> = [Contender::PgBackRest, Contender::Cp].into_iter().filter_map(text).collect();
+                (!texts.is_empty()).then(|| texts.join(", "))
+            }
+        }
     }
 }
 
@@ -63,6 +77,7 @@ pub(crate) struct Report {
     postgres: String,
     archiver: &'static str,
     segments: u32,
+    megabytes: f64,
     rounds: u32,
     command: String,
     contenders: Vec<Contender>,
@@ -77,6 +92,7 @@ impl Report {
             postgres: bench.cluster.value("SHOW server_version").await?,
             archiver: env!("CARGO_PKG_VERSION"),
             segments: args.segments,
+            megabytes: bench.megabytes(),
             rounds: args.rounds,
             command: format!("benches/peers/archive {}", given.join(" ")).trim_end().to_owned(),
             contenders: args.contenders.clone(),
@@ -104,22 +120,25 @@ impl fmt::Display for Report {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        for row in Row::ALL {
+        for row in self.values.keys().copied() {
             let cells = self
                 .contenders
                 .iter()
                 .map(|contender| self.spread(row, *contender).map_or_else(String::new, |spread| spread.to_string()));
-            let target = row.target(self.spread(row, Contender::PgBackRest), self.spread(row, Contender::Daemon));
+            let target = row.target(|contender| self.spread(row, contender));
             table.add_row([row.title().to_owned()].into_iter().chain(cells).chain([target.unwrap_or_default()]));
         }
         let Machine { cores, cpu, memory_gb, kernel, filesystem, load } = &self.machine;
         writeln!(f, "{table}\n")?;
         writeln!(
             f,
-            "Median (least..greatest) of {} runs each, in turns, of {} segments of pgbench's WAL; all but cp to one S3 server on this machine \
-             over TLS, zstd at level 1; pgBackRest asynchronous with two processes.",
-            self.rounds, self.segments
+            "Median (least..greatest) of {} runs each, in turns, of {} segments of 16 MB of pgbench's WAL: {:.0} MB. One S3 server on this \
+             machine, which syncs nothing.",
+            self.rounds, self.segments, self.megabytes
         )?;
+        for contender in &self.contenders {
+            writeln!(f, "{contender}: {}.", contender.settings())?;
+        }
         writeln!(
             f,
             "PostgreSQL {}; beyond-pg-archiver {}. {cores} cores ({cpu}), {memory_gb:.0} GB, Linux {kernel}, {filesystem}, load {load} before \
