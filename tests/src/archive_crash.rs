@@ -2,16 +2,20 @@
 //! every other way.
 //!
 //! ```text
-//!   pgbench ─▶ Postgres ── archive_command: a hard link, then push ─▶ (daemon) ─▶ Faults ─▶ S3
-//!                 │                             │                                        │
-//!                 │                      what it wrote  ◀───────── is the same ────────▶ │
-//!                 └── an older copy of its folder ◀──────────── fetch ───────────────────┘   replays to the very same tables
+//!   pgbench ─▶ Postgres ── archive_command: a copy, then push ─▶ (daemon) ─▶ Faults ─▶ S3 ◀─ push ── a second cluster
+//!                 │                             │                                       │
+//!                 │                      what it wrote  ◀───────── is the same ───────▶ │
+//!                 └── an older copy of its folder ◀──────────── fetch ──────────────────┘   replays to the very same tables
 //! ```
 //!
-//! The hard link keeps what Postgres wrote, whatever becomes of the file: with `wal_recycle` off, it is never written again. A seed fixes
-//! what happens in which order; how far all get in between is up to the machine.
+//! The copy keeps what Postgres wrote, whatever becomes of the file. A seed fixes what happens in which order; how far all get in
+//! between is up to the machine. [`Lie`] plants what the rounds have to find.
 
+mod counts;
 mod events;
+mod lie;
+mod neighbour;
+mod restore;
 mod verify;
 
 use std::fmt;
@@ -23,25 +27,36 @@ use tokio::time::Instant;
 use walbus::sim::Random;
 
 use crate::archiver::{Archiver, Daemon};
+use crate::clock::ShiftedClock;
+use crate::disk::FullDisk;
 use crate::postgres::{Postgres, Snapshot};
 use crate::process::Process;
 use crate::s3::{Client, Faults, S3};
 use crate::wait::eventually;
 
-pub use events::Counts;
+pub use counts::Counts;
+pub use lie::Lie;
+
 use events::Event;
+use neighbour::Neighbour;
 
 /// How long a round may take before it counts as failed: something waits that should not.
 const ROUND_MAX: Duration = Duration::from_mins(8);
 
 /// How many seconds a push has while things fail: so few that it fails as well, and Postgres has to try again.
-const PUSH_SECONDS: u32 = 2;
+const PUSH_SECONDS: u32 = 1;
 
 /// How many it has where all is to be archived, on a machine with much else to do.
 const PUSH_SECONDS_PATIENT: u32 = 60;
 
 /// How long the archive may take to have all, once nothing fails any more.
 const CATCH_UP: Duration = Duration::from_mins(3);
+
+/// What the name ends in of a copy that is being made of a file that Postgres wrote.
+const HALF: &str = ".half";
+
+/// The room of the spool's disk, in megabytes.
+const SPOOL_MB: u32 = 6;
 
 /// What a round is like.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +65,8 @@ pub struct Round {
     pub seed: u64,
     /// The version of Postgres.
     pub version: u32,
+    /// What is planted, and has to be found.
+    pub lie: Option<Lie>,
 }
 
 /// How a round went, nothing being lost.
@@ -83,7 +100,13 @@ struct Stage {
     bench: Option<Process>,
     /// In two rounds of three: uploads ahead of `archive_command`, and fetches ahead in the end.
     daemon: Option<Daemon>,
+    /// In every third round.
+    neighbour: Option<Neighbour>,
     cluster: Postgres,
+    /// Where the daemon fetches to, now and then.
+    spool: Option<FullDisk>,
+    /// The clock of `push`, `fetch` and the daemon.
+    clock: ShiftedClock,
     faults: Faults,
     server: S3,
     /// The server itself, as a test sees it.
@@ -92,6 +115,7 @@ struct Stage {
     /// The folder of what Postgres wrote.
     written: PathBuf,
     older: Snapshot,
+    lie: Option<Lie>,
     counts: Counts,
 }
 
@@ -111,8 +135,11 @@ pub async fn play(round: Round) -> Result<Outcome> {
             let verify::Found { files, timelines, rows } = found;
             Ok(Outcome { counts: stage.counts.clone(), files, timelines, rows, took: start.elapsed() })
         }
+        // That was to be found.
+        Err(error) if stage.lie.is_some() => Err(error).with_context(|| stage.counts.to_string()),
         Err(error) => {
-            let evidence = [stage.cluster.keep().to_owned(), stage.server.keep().to_owned()];
+            let mut evidence = vec![stage.cluster.keep().to_owned(), stage.server.keep().to_owned()];
+            evidence.extend(stage.neighbour.as_mut().map(Neighbour::keep));
             Err(error).with_context(|| format!("{}; evidence: {evidence:?}", stage.counts))
         }
     }
@@ -123,54 +150,95 @@ impl Stage {
         let mut random = Random::new(round.seed);
         let segment_mb = if random.chance(3, 4) { 1 } else { 4 };
         let server = S3::start_new().await?;
-        let faults = Faults::before(server.port())?;
-        let archiver = Archiver::at(faults.port());
+        let (faults, clock) = (Faults::before(server.port())?, ShiftedClock::new().await?);
+        let variables = clock.environment();
+        let archiver = variables.iter().fold(Archiver::at(faults.port()), |archiver, (name, value)| archiver.env(name, value));
         let mut cluster = Postgres::version(round.version)
             .wal_segment_mb(segment_mb)
             .setting("archive_mode", "on")
-            // What was archived is removed soon, and never written again.
+            // What was archived is removed soon, or becomes another segment.
             .setting("max_wal_size", &format!("{}MB", segment_mb * 4))
             .setting("min_wal_size", &format!("{}MB", segment_mb * 2))
-            .setting("wal_recycle", "off")
+            .setting("wal_recycle", if random.chance(1, 2) { "on" } else { "off" })
             .setting("synchronous_commit", "off")
             .start()
             .await?;
         let written = cluster.scratch().folder("written")?;
         cluster.pgbench(&["--initialize", "--quiet", "--scale=1"]).await?;
         let older = cluster.snapshot().await?;
+        let spool = if random.chance(1, 2) { FullDisk::new(SPOOL_MB)? } else { None };
+        let at = spool.as_ref().map(|disk| disk.path().to_string_lossy().into_owned());
+        let served = at.iter().fold(archiver.clone(), |served, at| served.env("BEYOND_PG_ARCHIVE_SPOOL", at));
+        let has_daemon = random.chance(2, 3) || round.lie == Some(Lie::Claimed);
+        let daemon = has_daemon.then(|| Daemon::of(&cluster, &served));
+        let neighbour = if random.chance(1, 3) { Some(Neighbour::start(round.version, &archiver).await?) } else { None };
         let client = server.client()?;
-        let mut daemon = random.chance(2, 3).then(|| Daemon::of(&cluster, &archiver));
-        if let Some(daemon) = &mut daemon {
-            daemon.start().await?;
-        }
-        Ok(Self {
+        let mut stage = Self {
             random,
             bench: None,
             daemon,
+            neighbour,
             cluster,
+            spool,
+            clock,
             faults,
             server,
             client,
             archiver,
             written,
             older,
+            lie: round.lie,
             counts: Counts::default(),
-        })
+        };
+        stage.start_daemon().await?;
+        Ok(stage)
+    }
+
+    /// The daemon, where there is one and it runs.
+    fn running(&mut self) -> Option<&mut Daemon> {
+        let daemon = self.daemon.as_mut()?;
+        if daemon.runs() { Some(daemon) } else { None }
+    }
+
+    /// Starts the daemon, where there is one and it does not run.
+    async fn start_daemon(&mut self) -> Result<()> {
+        if self.running().is_none()
+            && let Some(daemon) = &mut self.daemon
+        {
+            daemon.start().await?;
+        }
+        Ok(())
+    }
+
+    fn kill_daemon(&mut self) -> Result<()> {
+        self.running().map_or(Ok(()), Daemon::kill)
     }
 
     /// Gives each push so many seconds.
     fn push_within(&mut self, seconds: u32) -> Result<()> {
-        let push = self.archiver.clone().timeout(seconds).command_line("push")?;
-        let command = format!("ln -f %p {}/%f && {push} %p", self.written.display());
+        let push = format!("{} %p", self.archiver.clone().timeout(seconds).command_line("push")?);
+        let (push, copy) = (Lie::archive_command(self.lie, &push), self.written.display());
+        let command = format!("cp %p {copy}/%f{HALF} && mv {copy}/%f{HALF} {copy}/%f && {push}");
         self.cluster.append_settings(&[("archive_command", &command)])?;
         self.cluster.reload()
+    }
+
+    /// The files that Postgres has marked so, `.ready` or `.done`.
+    fn marked(&self, mark: &str) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(self.cluster.wal().join("archive_status"))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter_map(|name| name.strip_suffix(mark).map(str::to_owned)).collect())
+    }
+
+    /// The files that wait for `archive_command`.
+    fn ready(&self) -> Result<Vec<String>> {
+        self.marked(".ready")
     }
 
     async fn play(&mut self) -> Result<verify::Found> {
         self.push_within(PUSH_SECONDS)?;
         self.write().await?;
-        for _ in 0..4 + self.random.below(6) {
-            let event = Event::any(&mut self.random);
+        for event in Event::sequence(&mut self.random) {
             self.befall(event).await.with_context(|| format!("{event:?}"))?;
             self.write().await.with_context(|| format!("after {event:?}"))?;
             self.mend().await.with_context(|| format!("the end of {event:?}"))?;
@@ -179,9 +247,12 @@ impl Stage {
         self.verify().await
     }
 
-    /// Lets pgbench write some more WAL.
+    /// Lets pgbench write some more WAL; what was archived may be removed then.
     async fn write(&mut self) -> Result<()> {
-        let more = (1 + self.random.below(24)) << 17;
+        let more = (1 + self.random.below(32)) << 17;
+        if let Some(neighbour) = &self.neighbour {
+            neighbour.write().await?;
+        }
         let from = self.cluster.flush_lsn().await?;
         let log = self.cluster.scratch().path().join("pgbench.log");
         eventually(CATCH_UP, "more WAL", async || {
@@ -194,7 +265,11 @@ impl Stage {
             Ok((self.cluster.flush_lsn().await?.0 >= from.0 + more).then_some(()))
         })
         .await
-        .with_context(|| self.cluster.log())
+        .with_context(|| self.cluster.log())?;
+        if self.random.chance(1, 2) {
+            self.cluster.execute("CHECKPOINT").await?;
+        }
+        Ok(())
     }
 
     /// What failed for a while is well again.
@@ -203,12 +278,8 @@ impl Stage {
         if !self.server.runs() {
             self.server.start().await?;
         }
-        if let Some(daemon) = &mut self.daemon
-            && !daemon.runs()
-        {
-            daemon.start().await?;
-        }
-        Ok(())
+        self.start_daemon().await?;
+        self.check_done().await
     }
 
     /// The last of it is written and archived, and Postgres stops in order.
@@ -223,15 +294,13 @@ impl Stage {
     /// Waits until Postgres has nothing left that is ready to be archived.
     async fn archived(&mut self) -> Result<()> {
         self.push_within(PUSH_SECONDS_PATIENT)?;
-        let status = self.cluster.wal().join("archive_status");
         eventually(CATCH_UP, "all to be archived", async || {
-            let names = std::fs::read_dir(&status)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-            let waiting = names.filter(|name| name.ends_with(".ready")).count();
-            if waiting > 0 {
+            let waiting = !self.ready()?.is_empty();
+            if waiting {
                 // After three failures, the archiver sleeps for a minute, unless it is woken.
                 self.cluster.reload()?;
             }
-            Ok((waiting == 0).then_some(()))
+            Ok((!waiting).then_some(()))
         })
         .await
         .with_context(|| {

@@ -3,11 +3,11 @@
 
 use anyhow::Result;
 use clap::Parser;
-use harness::archive_crash::{Round, play};
+use harness::archive_crash::{Lie, Round, play};
 use harness::crash::seed_of;
 
-/// Crash rounds of the archiver: pgbench writes while Postgres, its pushes and the store are killed at random, and the store fails in
-/// other ways. In the end, the archive must be whole, the same as Postgres wrote it, and restore to the same tables.
+/// Crash rounds of the archiver: pgbench writes while Postgres, its pushes, the daemon and the store are killed at random, and the store
+/// fails in other ways. In the end, the archive must be whole, the same as Postgres wrote it, and restore to the same tables.
 #[derive(Debug, Parser)]
 #[command(name = "archive-crash")]
 struct Args {
@@ -26,6 +26,10 @@ struct Args {
     /// The version of Postgres; each in turn unless one is told.
     #[arg(long)]
     version: Option<u32>,
+
+    /// Plants a lie, which the rounds have to find: absent, always, claimed or early. Ends with 1 where none does.
+    #[arg(long, value_name = "LIE")]
+    plant: Option<Lie>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -39,20 +43,30 @@ async fn main() -> Result<()> {
     for (number, seed) in (1..).zip(seeds) {
         let version = args.version.unwrap_or(15 + (seed % 4) as u32);
         let line = format!("round {number} seed {seed} postgres {version}");
-        match Box::pin(play(Round { seed, version })).await {
+        match Box::pin(play(Round { seed, version, lie: args.plant })).await {
             Ok(outcome) => {
                 files += outcome.files;
                 println!("{line}: {outcome}");
             }
             Err(error) => {
                 failed += 1;
-                println!("{line}: FAILED: {error:#}");
+                let (verdict, text) =
+                    if args.plant.is_some() { ("FOUND", first_line(&error)) } else { ("FAILED", format!("{error:#}")) };
+                println!("{line}: {verdict}: {text}");
             }
         }
     }
-    println!("{files} files archived, each the same; {failed} rounds failed");
-    if failed > 0 {
+    match args.plant {
+        Some(lie) => println!("{lie:?}: found in {failed} rounds"),
+        None => println!("{files} files archived, each the same; {failed} rounds failed"),
+    }
+    if (failed > 0) != args.plant.is_some() {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// What was found; what the server has logged is left out.
+fn first_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
 }

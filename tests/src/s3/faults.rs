@@ -31,6 +31,8 @@ pub enum Fault {
     FlipResponse(u64),
     /// Nothing is answered, and the connection stays open, until [`Faults::heal`] resets it.
     Hang,
+    /// The store does it, and its answer is held back until [`Faults::heal`] resets the connection.
+    HoldAnswer,
     /// `If-None-Match` is taken out: a store that does not know conditional puts.
     IgnoreConditions,
     /// The store does it, and its answer never comes: the connection is reset.
@@ -52,6 +54,8 @@ pub enum Refuse {
     ExpiredToken,
     /// 500.
     InternalError,
+    /// 403: this request was signed by a clock that is wrong.
+    RequestTimeTooSkewed,
     /// 503, as Amazon's throttles.
     SlowDown,
     /// 429, as others throttle.
@@ -65,6 +69,11 @@ impl Refuse {
             Self::AccessDenied => ("403 Forbidden", "AccessDenied", "Access Denied"),
             Self::ExpiredToken => ("403 Forbidden", "ExpiredToken", "The provided token has expired."),
             Self::InternalError => ("500 Internal Server Error", "InternalError", "We encountered an internal error."),
+            Self::RequestTimeTooSkewed => (
+                "403 Forbidden",
+                "RequestTimeTooSkewed",
+                "The difference between the request time and the current time is too large.",
+            ),
             Self::SlowDown => ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
             Self::TooManyRequests => ("429 Too Many Requests", "TooManyRequests", "Too many requests."),
         }

@@ -37,6 +37,7 @@ enum After {
 struct Plan {
     delay: Duration,
     hang: bool,
+    hold_answer: bool,
     refuse: Option<Refuse>,
     ignore_conditions: bool,
     lose_answer: bool,
@@ -64,6 +65,7 @@ impl Plan {
                 Fault::FlipRequest(byte) => plan.request.flip = Some(byte),
                 Fault::FlipResponse(byte) => plan.response.flip = Some(byte),
                 Fault::Hang => plan.hang = true,
+                Fault::HoldAnswer => plan.hold_answer = true,
                 Fault::IgnoreConditions => plan.ignore_conditions = true,
                 Fault::LoseAnswer => plan.lose_answer = true,
                 Fault::Refuse(refuse) => plan.refuse = Some(refuse),
@@ -134,6 +136,11 @@ impl Link {
         server.stream.write_all(&head.to_server()).await?;
         if client.pass(&mut server.stream, Some(head.length()), plan.request).await? {
             server.stream.set_zero_linger()?;
+            return Ok(After::Reset);
+        }
+        if plan.hold_answer {
+            server.head().await?;
+            self.healed.wait_for(|healed| *healed > since).await?;
             return Ok(After::Reset);
         }
         answer(client, &mut server, &head, plan).await

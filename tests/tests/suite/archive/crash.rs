@@ -7,7 +7,7 @@ use harness::crash::seed_of;
 async fn rounds(version: u32, first: u64) -> Result<()> {
     for number in 0..2 {
         let seed = seed_of(first, number);
-        let outcome = Box::pin(play(Round { seed, version })).await;
+        let outcome = Box::pin(play(Round { seed, version, lie: None })).await;
         println!("seed {seed} postgres {version}: {}", outcome?);
     }
     Ok(())

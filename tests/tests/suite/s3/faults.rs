@@ -125,3 +125,18 @@ async fn delays_and_silence_last_as_long_as_told() -> Result<()> {
     ensure!(through.get("k").await.is_err(), "there is nobody behind the proxy");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_put_whose_answer_is_held_back_is_there_meanwhile() -> Result<()> {
+    let (_server, direct, faults, through) = stage().await?;
+    faults.add(When::method("PUT"), Fault::HoldAnswer);
+    let waiting = tokio::spawn(async move { through.put_if_absent("k", "x").await });
+    harness::eventually(harness::DEADLINE, "what was put", async || {
+        Ok(direct.get("k").await?.filter(|content| content == "x").map(drop))
+    })
+    .await?;
+    ensure!(!waiting.is_finished());
+    faults.heal();
+    ensure!(waiting.await?.is_err(), "it is never answered");
+    Ok(())
+}
