@@ -15,6 +15,7 @@
 pub mod base;
 pub mod chain;
 pub mod inventory;
+pub mod parameters;
 pub mod prune;
 
 pub mod target;
@@ -26,4 +27,5 @@ mod tests;
 pub use base::{Base, Consistency, Kind, Refusal};
 pub use chain::{Chain, Gap, Held, Link, Run};
 pub use inventory::{Inventory, NoHistory};
+pub use parameters::ParameterChange;
 pub use target::{Goal, Side, Target};

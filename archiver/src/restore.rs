@@ -1,10 +1,11 @@
 //! `beyond-pg-archiver restore`: a data folder made ready to be recovered, after it is proven that it can be.
 //!
 //! ```text
-//!   folder     what the data folder says, and its own WAL
-//!   proof      folder and archive together reach the target
-//!   settings   recovery_target_*, restore_command: a block of their own
-//!   job        the steps, each of which may be the last
+//!   folder          what the data folder says, and its own WAL
+//!   configuration   what the server is configured with
+//!   proof           folder and archive together reach the target
+//!   settings        recovery_target_*, restore_command: a block of their own
+//!   job             the steps, each of which may be the last
 //! ```
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::output::print;
 use crate::plan::{Goal, Target};
 use crate::settings::StoreArgs;
 
+mod configuration;
 mod folder;
 mod job;
 mod proof;
@@ -86,6 +88,10 @@ pub struct RestoreArgs {
     /// unless told otherwise.
     #[arg(long, value_enum)]
     pub action: Option<Action>,
+
+    /// The server's configuration file, where that is not in the data folder: /etc/postgresql/VERSION/NAME/postgresql.conf on Debian.
+    #[arg(long, value_name = "FILE", conflicts_with = "undo")]
+    pub config_file: Option<PathBuf>,
 
     /// Prove it, say what would be written, and change nothing.
     #[arg(long)]

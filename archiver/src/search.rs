@@ -8,8 +8,8 @@ use walbus::{Lsn, PgTime, Segment, Timeline};
 
 use crate::holdings::Holdings;
 use crate::plan::base::Found;
-use crate::plan::target::{end_time, is_commit};
-use crate::plan::{Goal, Link, Run, Side};
+use crate::plan::target::{end_time, is_commit, may_change_parameters};
+use crate::plan::{Goal, Link, ParameterChange, Run, Side};
 use crate::records::{End, read};
 
 /// A run of segments, and what is in each.
@@ -192,6 +192,27 @@ impl<'a> Search<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// The changes of settings that recovery from `from`, a record's start, up to `end` goes through, in order. A change may be told twice.
+    ///
+    /// # Errors
+    /// Where a segment can't be read.
+    pub async fn parameter_changes(&self, from: Lsn, end: Lsn) -> anyhow::Result<Vec<ParameterChange>> {
+        let candidates = may_change_parameters(&self.indexes);
+        let behind_last = self.position(Lsn(end.0.saturating_sub(1))) + 1;
+        let mut found = Vec::new();
+        let mut next = self.position(from);
+        while let Some(first) = (next..behind_last).find(|at| candidates[*at]) {
+            let behind = (first..behind_last).find(|at| !candidates[*at]).unwrap_or(behind_last);
+            let visit = &mut |record: &Record, _| {
+                found.extend(ParameterChange::of(record).filter(|change| change.lsn >= from && change.lsn < end));
+                if record.end >= end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            self.read(first, behind, Some(from), visit).await?;
+            next = behind;
+        }
+        Ok(found)
     }
 
     /// The latest commit or rollback of all from the segment of `from` on, by the indexes.

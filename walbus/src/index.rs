@@ -57,6 +57,7 @@ impl SegmentFacts {
             | WalEvent::CheckpointOnline { .. }
             | WalEvent::CheckpointRedo
             | WalEvent::OverwriteContrecord { .. }
+            | WalEvent::ParameterChange { .. }
             | WalEvent::Switch => {}
         }
     }

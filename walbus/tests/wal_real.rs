@@ -140,6 +140,15 @@ fn compare_control(cluster: &Cluster) {
     assert_eq!(control.backup_end, lsn("Backup end location"));
     assert_eq!(control.backup_end_required, said("End-of-backup record required") == "yes");
     assert_eq!(["minimal", "replica", "logical"][usize::try_from(control.wal_level).unwrap()], said("wal_level setting"));
+    for (label, number) in [
+        ("max_connections", control.parameters.max_connections),
+        ("max_locks_per_xact", control.parameters.max_locks_per_transaction),
+        ("max_prepared_xacts", control.parameters.max_prepared_transactions),
+        ("max_wal_senders", control.parameters.max_wal_senders),
+        ("max_worker_processes", control.parameters.max_worker_processes),
+    ] {
+        assert_eq!(number.to_string(), said(&format!("{label} setting")));
+    }
     assert_eq!(control.block_bytes.to_string(), said("Database block size"));
     assert_eq!(control.wal_page_bytes.to_string(), said("WAL block size"));
     assert_eq!(control.segment.bytes().to_string(), said("Bytes per WAL segment"));

@@ -28,6 +28,7 @@ fn control() -> Control {
         backup_end: Lsn(0),
         backup_end_required: false,
         wal_level: 1,
+        parameters: Default::default(),
         block_bytes: 8192,
         wal_page_bytes: 8192,
         segment: SIZE,

@@ -212,6 +212,19 @@ pub enum Refusal {
         /// What is wrong.
         problem: String,
     },
+    /// WAL on the way was written with `wal_level = minimal`.
+    #[error(
+        "from {at} on, the WAL on the way to {goal} was written with wal_level = minimal: it lacks changes, and Postgres does not recover \
+         from it. Name a target before that, or use a base from after wal_level was raised again; this folder reaches {reach}"
+    )]
+    Minimal {
+        /// What was asked for.
+        goal: String,
+        /// The record of that change, or where replay starts.
+        at: Lsn,
+        /// What can be reached.
+        reach: Reach,
+    },
     /// The target never comes.
     #[error("{goal} is not reached on timeline {timeline}: {reason}. This folder reaches {reach}{}", elsewhere(.others))]
     NotReached {

@@ -134,30 +134,48 @@ impl Goal {
     /// no index must be read; so must what does not fit what comes before it.
     #[must_use]
     pub fn candidates(&self, links: &[Link], indexes: &[Option<SegmentIndex>], size: SegmentSize) -> Vec<bool> {
-        let mut carried = Carried::Unknown;
-        links
-            .iter()
-            .zip(indexes)
-            .map(|(link, index)| {
-                if let Target::Lsn(lsn) = &self.target {
-                    // Positions are in the names.
-                    return link.end(size) > *lsn;
-                }
-                let Some(index) = index else {
-                    carried = Carried::Unknown;
-                    return true;
-                };
-                let (comes_in, next) = std::mem::replace(&mut carried, Carried::Unknown).into(index);
-                carried = next;
-                let stops = match comes_in {
-                    ComesIn::Nothing => false,
-                    ComesIn::Record(lsn, xid, event) => self.may_stop_at(lsn, xid, event.as_ref()),
-                    ComesIn::Unknown => true,
-                };
-                stops || self.may_stop_in(index)
-            })
-            .collect()
+        if let Target::Lsn(lsn) = &self.target {
+            // Positions are in the names.
+            return links.iter().map(|link| link.end(size) > *lsn).collect();
+        }
+        to_read(indexes, |index| self.may_stop_in(index), |lsn, xid, event| self.may_stop_at(lsn, xid, event))
     }
+}
+
+/// Which of these segments, that follow each other, must be read because a change of settings may end in it.
+#[must_use]
+pub fn may_change_parameters(indexes: &[Option<SegmentIndex>]) -> Vec<bool> {
+    to_read(
+        indexes,
+        |index| index.parameter_changes > 0 || index.invalid.is_some(),
+        |_, _, event| matches!(event, Some(WalEvent::ParameterChange { .. })),
+    )
+}
+
+/// Which segments must be read: by what is in them, by what comes in over their start, and those of which neither can be told.
+fn to_read(
+    indexes: &[Option<SegmentIndex>],
+    may_hold: impl Fn(&SegmentIndex) -> bool,
+    may_come_in: impl Fn(Lsn, u32, Option<&WalEvent>) -> bool,
+) -> Vec<bool> {
+    let mut carried = Carried::Unknown;
+    indexes
+        .iter()
+        .map(|index| {
+            let Some(index) = index else {
+                carried = Carried::Unknown;
+                return true;
+            };
+            let (comes_in, next) = std::mem::replace(&mut carried, Carried::Unknown).into(index);
+            carried = next;
+            let is_wanted = match comes_in {
+                ComesIn::Nothing => false,
+                ComesIn::Record(lsn, xid, event) => may_come_in(lsn, xid, event.as_ref()),
+                ComesIn::Unknown => true,
+            };
+            is_wanted || may_hold(index)
+        })
+        .collect()
 }
 
 /// When a transaction ended, where the record says that one did.

@@ -274,6 +274,7 @@ fn a_copy_of_a_server_that_was_just_promoted_is_one_of_a_moment() {
         backup_end: Lsn::INVALID,
         backup_end_required: false,
         wal_level: 1,
+        parameters: Default::default(),
         block_bytes: 8192,
         wal_page_bytes: 8192,
         segment: SIZE,

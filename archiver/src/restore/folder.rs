@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use walbus::disk::Disk;
-use walbus::pgdata::{AUTO_CONF, BackupLabel, OwnedDisk, Owner, read_whole};
+use walbus::pgdata::{BackupLabel, OwnedDisk, Owner, read_whole};
 use walbus::proto::control::Control;
 use walbus::proto::history::History;
 use walbus::proto::wal::{Decoder, PAGE_BYTES, Record};
 use walbus::{Lsn, Segment, SegmentSize, Timeline, WalFile};
 
-use super::settings::{BLOCK, archives_always};
 use crate::plan::Base;
 use crate::walfile;
 
@@ -96,24 +95,6 @@ impl Folder {
     pub(super) fn control(&self) -> anyhow::Result<Control> {
         let bytes = fs::read(self.path.join("global/pg_control")).context("read global/pg_control")?;
         Control::parse(&bytes).context("global/pg_control can't be used")
-    }
-
-    /// Whether the configuration in it has `archive_mode = always`. What lies elsewhere is not seen, and our own block does not count.
-    pub(super) fn archives_always(&self) -> anyhow::Result<bool> {
-        let own = read_whole(&self.disk, AUTO_CONF).with_context(|| format!("read {AUTO_CONF}"))?.unwrap_or_default();
-        let own = if BLOCK.find(&own).is_some() { BLOCK.remove(&own).unwrap_or_default() } else { own };
-        let mut others = Vec::new();
-        for folder in [self.path.clone(), self.path.join("conf.d")] {
-            let Ok(entries) = fs::read_dir(folder) else { continue };
-            for entry in entries {
-                let path = entry.context("list the configuration")?.path();
-                if path.extension().is_some_and(|end| end == "conf") && path.file_name().is_some_and(|name| name != AUTO_CONF) {
-                    let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-                    others.push(String::from_utf8_lossy(&text).into_owned());
-                }
-            }
-        }
-        Ok(archives_always(&String::from_utf8_lossy(&own), others.iter().map(String::as_str)))
     }
 
     fn segments(&self, size: SegmentSize) -> anyhow::Result<Vec<Segment>> {

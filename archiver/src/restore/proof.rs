@@ -9,7 +9,7 @@ use super::folder::{Folder, Local, LocalEnd};
 use crate::fetch::complete_end;
 use crate::holdings::Holdings;
 use crate::plan::base::{Found, Reach};
-use crate::plan::{Base, Chain, Consistency, Goal, Held, Kind, Link, Refusal, Run, Target};
+use crate::plan::{Base, Chain, Consistency, Goal, Held, Kind, Link, ParameterChange, Refusal, Run, Target};
 use crate::search::{Commit, Search};
 
 /// How many segments before the one in which replay starts are looked through for the last commit that the folder holds.
@@ -30,6 +30,8 @@ pub(super) struct Proof {
     pub commit_before: Option<Commit>,
     /// The first one that will not.
     pub commit_after: Option<Commit>,
+    /// The changes of settings that recovery goes through.
+    pub parameter_changes: Vec<ParameterChange>,
     /// How many segments recovery reads.
     pub segments: usize,
     /// What a person should know.
@@ -73,10 +75,20 @@ pub(super) async fn prove(
         let (segment, goal) = (segment.name(size).to_string(), goal.to_string());
         return Err(Refusal::Invalid { goal, segment, at: invalid.at, problem: invalid.reason }.into());
     }
+    let parameter_changes = search.parameter_changes(local.base.redo, replayed).await?;
+    check_level(local, goal, &parameter_changes, &reach)?;
     let segments = search.run().links.iter().filter(|link| link.segment.start(size) < replayed).count();
     let warnings = warnings(local, &search, chain.timeline());
     let (commit_before, commit_after) = (search.commit_before(replayed).await?, search.commit_after(replayed).await?);
-    Ok(Proof { timeline: chain.timeline(), consistent, found, replayed, commit_before, commit_after, segments, warnings })
+    let timeline = chain.timeline();
+    Ok(Proof { timeline, consistent, found, replayed, commit_before, commit_after, parameter_changes, segments, warnings })
+}
+
+/// Refuses WAL that was written with `wal_level = minimal`.
+fn check_level(local: &Local, goal: &Goal, changes: &[ParameterChange], reach: &Reach) -> Result<(), Refusal> {
+    let from_start = (local.control.wal_level == 0).then_some(local.base.redo);
+    let at = from_start.or_else(|| changes.iter().find(|change| change.is_minimal).map(|change| change.lsn));
+    at.map_or(Ok(()), |at| Err(Refusal::Minimal { goal: goal.to_string(), at, reach: reach.clone() }))
 }
 
 /// The timeline that recovery follows: the one that is named, or the newest with WAL that goes through where the folder starts.

@@ -36,20 +36,48 @@ pub(super) const BLOCK: Block = Block {
     first: "# beyond-pg-archiver restore: begin\n",
     last: "# beyond-pg-archiver restore: end\n",
     no_file: "# There was no postgresql.auto.conf before.\n",
+    marker: "beyond_pg_archiver.restore",
 };
 
 /// What no Postgres knows: it does not start while this stands in its settings, and names it in its error.
 pub(super) const GUARD: &str = "beyond_pg_archiver_restore_has_not_finished_run_it_again = on\n";
 
+/// What the folder was before its recovery was set up, as far as recovery changes that. Says so in the block, as a setting that means
+/// nothing to Postgres: those stay when `ALTER SYSTEM` writes the file anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Before {
+    /// It was in recovery already.
+    pub recovering: bool,
+    /// It had `recovery.signal` already.
+    pub signal: bool,
+}
+
+impl Before {
+    const RECOVERING: &str = "beyond_pg_archiver.was_recovering = 'on'\n";
+    const SIGNAL: &str = "beyond_pg_archiver.had_recovery_signal = 'on'\n";
+
+    /// What a block says.
+    pub(super) fn of(block: &[u8]) -> Self {
+        let block = String::from_utf8_lossy(block);
+        Self { recovering: block.contains(Self::RECOVERING), signal: block.contains(Self::SIGNAL) }
+    }
+
+    /// Its lines in the block.
+    pub(super) fn lines(self) -> String {
+        let line = |said: bool, line| if said { line } else { "" };
+        [line(self.recovering, Self::RECOVERING), line(self.signal, Self::SIGNAL)].concat()
+    }
+}
+
 /// The settings that name a target.
-pub(super) const TARGETS: [&str; 5] =
+const TARGETS: [&str; 5] =
     ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
 
 /// The block's lines. Every setting that could contradict them is in it, since Postgres takes the last one of a name: but it takes one target
 /// alone, in the order of the lines, so that the others are cleared before it is set.
 ///
-/// `archives_always`: whether the folder's own configuration has `archive_mode = always`.
-pub(super) fn lines(goal: &Goal, timeline: u32, action: Action, restore_command: &str, archives_always: bool) -> String {
+/// `overrules`: what else stands in the way in the server's own configuration.
+pub(super) fn lines(goal: &Goal, timeline: u32, action: Action, restore_command: &str, overrules: &[(&str, String)]) -> String {
     let wanted = match &goal.target {
         Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
         Target::Latest => None,
@@ -77,29 +105,10 @@ pub(super) fn lines(goal: &Goal, timeline: u32, action: Action, restore_command:
     set("recovery_min_apply_delay", "0");
     // Without it a server that is to pause shuts down.
     set("hot_standby", "on");
-    if archives_always {
-        // What was fetched would be archived again, a tail with zeros behind as a whole segment.
-        set("archive_mode", "on");
+    for (name, value) in overrules {
+        set(name, value);
     }
     text
-}
-
-/// Whether a server with these configuration files archives what it recovers: `own` is `postgresql.auto.conf`, which is read last, `others`
-/// are the files before it.
-pub(super) fn archives_always<'a>(own: &str, others: impl IntoIterator<Item = &'a str>) -> bool {
-    let always = |value: String| value.eq_ignore_ascii_case("always");
-    archive_mode(own).map_or_else(|| others.into_iter().filter_map(archive_mode).any(always), always)
-}
-
-/// The last value of `archive_mode` in a configuration file.
-fn archive_mode(text: &str) -> Option<String> {
-    let mut values = text.lines().filter_map(|line| {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        let (name, value) = line.split_once(|at: char| at == '=' || at.is_whitespace())?;
-        let value = value.trim_start().trim_start_matches('=').trim().trim_matches('\'');
-        name.eq_ignore_ascii_case("archive_mode").then(|| value.to_owned())
-    });
-    values.next_back()
 }
 
 /// A value as Postgres reads it in its configuration files.
@@ -156,7 +165,7 @@ mod tests {
     #[test]
     fn the_target_comes_after_what_it_contradicts() {
         let goal = Goal { target: Target::Time(PgTime(0)), inclusive: false };
-        let text = lines(&goal, 3, Action::Promote, "fetch %f", false);
+        let text = lines(&goal, 3, Action::Promote, "fetch %f", &[]);
         let at = |needle: &str| text.find(needle).unwrap_or_else(|| panic!("{needle} in {text}"));
         let target = at("recovery_target_time = '2000-01-01 00:00:00+00'\n");
         assert!(TARGETS.iter().filter(|name| **name != "recovery_target_time").all(|name| at(&format!("{name} = ''\n")) < target));
@@ -166,35 +175,32 @@ mod tests {
 
     #[test]
     fn latest_has_no_target() {
-        let text = lines(&Goal::inclusive(Target::Latest), 1, Action::Pause, "x", false);
+        let text = lines(&Goal::inclusive(Target::Latest), 1, Action::Pause, "x", &[]);
         assert!(TARGETS.iter().all(|name| text.contains(&format!("{name} = ''\n"))), "{text}");
-        let lsn = lines(&Goal::inclusive(Target::Lsn(Lsn(0x300_0028))), 1, Action::Pause, "x", false);
+        let lsn = lines(&Goal::inclusive(Target::Lsn(Lsn(0x300_0028))), 1, Action::Pause, "x", &[]);
         assert!(lsn.contains("recovery_target_lsn = '0/3000028'\n"));
     }
 
     #[test]
-    fn what_would_archive_the_recovered_or_end_a_pause_is_overruled() {
-        let text = |always| lines(&Goal::inclusive(Target::Immediate), 1, Action::Pause, "x", always);
-        assert!(text(false).contains("hot_standby = 'on'\n") && !text(false).contains("archive_mode"));
-        assert!(text(true).contains("archive_mode = 'on'\n"));
-        let always = [
-            "archive_mode = always",
-            "archive_mode='always' # so",
-            "  Archive_Mode\tAlways",
-            "archive_mode = on\narchive_mode = always",
-        ];
-        assert!(always.iter().all(|line| archives_always("", [*line]) && archives_always(line, [])));
-        let not =
-            ["#archive_mode = always", "archive_mode = always\narchive_mode = on", "archive_modes = always", "x = always", ""];
-        assert!(not.iter().all(|line| !archives_always("", [*line]) && !archives_always(line, [])));
-        assert!(archives_always("", ["archive_mode = on", "archive_mode = always"]));
-        assert!(!archives_always("archive_mode = off", ["archive_mode = always"]));
+    fn what_would_end_a_pause_is_overruled() {
+        let overrules = [("archive_mode", "on".to_owned()), ("max_connections", "300".to_owned())];
+        let text = |overrules| lines(&Goal::inclusive(Target::Immediate), 1, Action::Pause, "x", overrules);
+        assert!(text(&[]).contains("hot_standby = 'on'\n") && !text(&[]).contains("archive_mode"));
+        assert!(text(&overrules).ends_with("archive_mode = 'on'\nmax_connections = '300'\n"));
+    }
+
+    #[test]
+    fn what_the_folder_was_is_read_again() {
+        for (recovering, signal) in [(false, false), (false, true), (true, false), (true, true)] {
+            let before = Before { recovering, signal };
+            assert_eq!(Before::of(&BLOCK.append(None, &before.lines())), before);
+        }
     }
 
     #[test]
     fn names_and_commands_are_quoted() {
         let goal = Goal::inclusive(Target::Name("it's 100\\%".to_owned()));
-        assert!(lines(&goal, 1, Action::Pause, "x", false).contains("recovery_target_name = 'it''s 100\\\\%'\n"));
+        assert!(lines(&goal, 1, Action::Pause, "x", &[]).contains("recovery_target_name = 'it''s 100\\\\%'\n"));
         let store = Store::try_parse_from(["x", "--store", "file:///a%20b", "--key-file", "/etc/its key"]).unwrap().store;
         let command = |program: &str| command(program.into(), &store);
         assert_eq!(

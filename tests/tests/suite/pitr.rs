@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod block;
+mod parameters;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -60,6 +60,9 @@ pub struct SegmentIndex {
     pub restore_points: Vec<NamedPoint>,
     /// How many more restore points there are that were left out.
     pub restore_points_left_out: u64,
+    /// How many records end in it by which the server's settings changed that recovery must keep up with; one that comes in over the
+    /// segment's start excepted.
+    pub parameter_changes: u64,
     /// The timelines that begin in it.
     pub timelines: Vec<TimelineStart>,
     /// The rest of a record that comes in over the segment's start.
@@ -202,6 +205,7 @@ impl SegmentIndex {
             WalEvent::Abort { .. } | WalEvent::Commit { .. } => self.add_xid(record.xid),
             WalEvent::AbortPrepared { xid: Some(xid), .. } | WalEvent::CommitPrepared { xid: Some(xid), .. } => self.add_xid(*xid),
             WalEvent::AbortPrepared { xid: None, .. } | WalEvent::CommitPrepared { xid: None, .. } => self.prepared_unnamed += 1,
+            WalEvent::ParameterChange { .. } => self.parameter_changes += 1,
             WalEvent::Switch => self.switched = true,
             _ => {}
         }
@@ -279,6 +283,7 @@ impl SegmentIndex {
             prepared_unnamed: 0,
             restore_points: Vec::new(),
             restore_points_left_out: 0,
+            parameter_changes: 0,
             timelines: Vec::new(),
             head: None,
             head_lost: false,

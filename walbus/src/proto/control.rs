@@ -6,7 +6,8 @@
 //!   40 copy of the checkpoint's record (88): 40 redo (8) │ 48 timeline (4) │ 52 previous one (4) │ 56 full_page_writes (1)
 //!   104 its time (8)
 //!   136 minimum recovery point (8) │ 144 its timeline (4) │ 152 backup start (8) │ 160 backup end (8) │ 168 end required (1)
-//!   172 wal_level (4) │ 216 block size (4) │ 224 WAL page size (4) │ 228 segment size (4) │ 252 checksums (4)
+//!   172 wal_level (4) │ 180 max_connections, max_worker_processes, max_wal_senders, max_prepared_transactions, max_locks_per_transaction
+//!   (4 each) │ 216 block size (4) │ 224 WAL page size (4) │ 228 segment size (4) │ 252 checksums (4)
 //!   288 CRC-32C of all before it (4); from Postgres 18 on at 292
 //! ```
 
@@ -14,7 +15,7 @@
 
 use std::fmt;
 
-use super::wal::WalVersion;
+use super::wal::{Parameters, WalVersion};
 use super::wal::{i64_at, u8_at, u32_at, u64_at};
 use crate::ident::{SystemId, Timeline};
 use crate::lsn::Lsn;
@@ -65,6 +66,8 @@ pub struct Control {
     pub backup_end_required: bool,
     /// `wal_level`: 0 minimal, 1 replica, 2 logical.
     pub wal_level: u32,
+    /// What the server that wrote the WAL ran with, as of the last record replayed.
+    pub parameters: Parameters,
     /// The size of data pages in bytes.
     pub block_bytes: u32,
     /// The size of WAL pages in bytes.
@@ -191,6 +194,7 @@ impl Control {
             backup_end: position(160)?,
             backup_end_required: flag(168, "backup end flag")?,
             wal_level: number(172)?,
+            parameters: Parameters::at(used, 180).ok_or(ControlError::Field("length"))?,
             block_bytes: number(216)?,
             wal_page_bytes: number(224)?,
             segment: SegmentSize::new(u64::from(number(228)?))?,

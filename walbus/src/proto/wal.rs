@@ -32,7 +32,7 @@ pub use body::{Body, BodyError};
 pub use build::{Built, WalBuilder};
 pub use decoder::Decoder;
 pub use error::{Before, DecodeError, Reason};
-pub use event::{WalEvent, event_of, prepared_xid_of};
+pub use event::{Parameters, WalEvent, event_of, prepared_xid_of};
 pub use page::{LongHeader, PAGE_BYTES, PageHeader, WalVersion};
 pub use record::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES, Record, RecordHeader, rmgr_name};
 pub use scan::{Scan, ScanEnd};

@@ -49,6 +49,10 @@ fn said(rmgr: &str, desc: &str) -> String {
             let field = |name: &str| until(rest.split_once(name).unwrap().1, ";");
             format!("{operation} tli {} prev {} {}", field("tli "), field("prev tli "), until(&field("time "), " UTC"))
         }
+        ("XLOG", "PARAMETER_CHANGE") => {
+            let is_minimal = rest.contains("wal_level=minimal");
+            format!("{operation} {} {is_minimal}", until(rest, " wal_level="))
+        }
         _ => String::new(),
     }
 }
@@ -77,6 +81,15 @@ fn event(event: &WalEvent) -> String {
             format!("END_OF_RECOVERY tli {timeline} prev {previous} {}", civil(*time))
         }
         WalEvent::OverwriteContrecord { overwritten, .. } => format!("OVERWRITE_CONTRECORD {overwritten}"),
+        WalEvent::ParameterChange { parameters, is_minimal } => format!(
+            "PARAMETER_CHANGE max_connections={} max_worker_processes={} max_wal_senders={} max_prepared_xacts={} max_locks_per_xact={} \
+             {is_minimal}",
+            parameters.max_connections,
+            parameters.max_worker_processes,
+            parameters.max_wal_senders,
+            parameters.max_prepared_transactions,
+            parameters.max_locks_per_transaction,
+        ),
         WalEvent::RestorePoint { name, .. } => format!("RESTORE_POINT {name}"),
         WalEvent::Switch => "SWITCH".to_owned(),
     }

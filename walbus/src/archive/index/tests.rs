@@ -1,5 +1,5 @@
 use super::*;
-use crate::proto::wal::{RecordHeader, WalBuilder};
+use crate::proto::wal::{Parameters, RecordHeader, WalBuilder};
 use crate::segment::SegmentName;
 use proptest::prelude::*;
 
@@ -62,6 +62,7 @@ fn what_is_in_a_segment_is_found() {
     wal.commit_prepared(97, TIME, 2);
     wal.commit_prepared(300, TIME, 100);
     let point = wal.restore_point("before the migration", TIME);
+    wal.parameter_change(Parameters { max_connections: 300, ..Parameters::default() }, false);
     let promoted = wal.promote(Timeline::new(2).unwrap(), TIME);
     let last = wal.switch();
     let index = &indexes(&wal)[0];
@@ -71,6 +72,7 @@ fn what_is_in_a_segment_is_found() {
     assert_eq!((index.xids, index.prepared_unnamed), (Some(XidRange { min: 97, max: 100 }), 1));
     assert_eq!(index.restore_points, [NamedPoint { name: "before the migration".into(), end: point.end, time: TIME }]);
     assert_eq!(index.timelines, [TimelineStart { end: promoted.end, timeline: Timeline::new(2).unwrap() }]);
+    assert_eq!(index.parameter_changes, 1);
     assert!(index.switched && index.invalid.is_none() && index.head.is_none() && index.tail.is_none());
     assert_eq!(index.sha256, sha256(&wal.bytes()[..1 << 20]));
 }

@@ -1,6 +1,7 @@
 //! Writes valid WAL, for tests and the simulator.
 
 use super::crc;
+use super::event::Parameters;
 use super::field::{length, wide};
 use super::page::{FLAG_CONTRECORD, FLAG_LONG, FLAG_OVERWRITE_CONTRECORD, PAGE_BYTES, WalVersion};
 use super::record::{RM_XACT, RM_XLOG, XLOG_SWITCH};
@@ -150,6 +151,15 @@ impl WalBuilder {
         main.extend(name.bytes().take(63));
         main.resize(72, 0);
         self.record(RM_XLOG, 0x70, 0, &main)
+    }
+
+    /// Appends a change of settings.
+    pub fn parameter_change(&mut self, parameters: Parameters, is_minimal: bool) -> Built {
+        let Parameters { max_connections, max_worker_processes, max_wal_senders, .. } = parameters;
+        let (prepared, locks) = (parameters.max_prepared_transactions, parameters.max_locks_per_transaction);
+        let fields = [max_connections, max_worker_processes, max_wal_senders, prepared, locks, u32::from(!is_minimal), 0];
+        let main: Vec<u8> = fields.into_iter().flat_map(u32::to_le_bytes).collect();
+        self.record(RM_XLOG, 0x60, 0, &main)
     }
 
     /// Appends a checkpoint's record that names `redo`.

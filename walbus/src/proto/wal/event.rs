@@ -17,6 +17,8 @@ pub(super) const EVENT_BYTES: usize = 256;
 const XACT_OP: u8 = 0x70;
 /// `XLOG_XACT_HAS_INFO`: flags of what else the record has follow the time.
 const XACT_HAS_INFO: u8 = 0x80;
+/// `WAL_LEVEL_MINIMAL`.
+pub(in crate::proto) const WAL_LEVEL_MINIMAL: u32 = 0;
 /// `XACT_XINFO_HAS_TWOPHASE`.
 const XINFO_TWOPHASE: u32 = 0x10;
 
@@ -88,6 +90,13 @@ pub enum WalEvent {
         /// When the server found it, by its clock.
         time: PgTime,
     },
+    /// The server was started with other settings than before, that a server which recovers this must keep up with.
+    ParameterChange {
+        /// These settings.
+        parameters: Parameters,
+        /// Whether `wal_level` is `minimal`: what is written so can't be recovered from.
+        is_minimal: bool,
+    },
     /// `pg_create_restore_point`.
     RestorePoint {
         /// When, by the primary's clock.
@@ -97,6 +106,60 @@ pub enum WalEvent {
     },
     /// The rest of the segment is unused (`pg_switch_wal`, `archive_timeout`).
     Switch,
+}
+
+/// Settings of the server that writes WAL, which one that recovers from it must have at least as much of: otherwise it pauses, or ends
+/// (`CheckRequiredParameterValues` in xlogrecovery.c).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// `max_connections`.
+    pub max_connections: u32,
+    /// `max_locks_per_transaction`.
+    pub max_locks_per_transaction: u32,
+    /// `max_prepared_transactions`.
+    pub max_prepared_transactions: u32,
+    /// `max_wal_senders`.
+    pub max_wal_senders: u32,
+    /// `max_worker_processes`.
+    pub max_worker_processes: u32,
+}
+
+impl Parameters {
+    /// Each by its name.
+    #[must_use]
+    pub const fn named(self) -> [(&'static str, u32); 5] {
+        [
+            ("max_connections", self.max_connections),
+            ("max_locks_per_transaction", self.max_locks_per_transaction),
+            ("max_prepared_transactions", self.max_prepared_transactions),
+            ("max_wal_senders", self.max_wal_senders),
+            ("max_worker_processes", self.max_worker_processes),
+        ]
+    }
+
+    /// The greater of each.
+    #[must_use]
+    pub fn greatest(self, other: Self) -> Self {
+        Self {
+            max_connections: self.max_connections.max(other.max_connections),
+            max_locks_per_transaction: self.max_locks_per_transaction.max(other.max_locks_per_transaction),
+            max_prepared_transactions: self.max_prepared_transactions.max(other.max_prepared_transactions),
+            max_wal_senders: self.max_wal_senders.max(other.max_wal_senders),
+            max_worker_processes: self.max_worker_processes.max(other.max_worker_processes),
+        }
+    }
+
+    /// As they stand one behind the other in `xl_parameter_change` and in `pg_control`.
+    pub(in crate::proto) fn at(bytes: &[u8], at: usize) -> Option<Self> {
+        let number = |place: usize| u32_at(bytes, at.checked_add(place)?);
+        Some(Self {
+            max_connections: number(0)?,
+            max_worker_processes: number(4)?,
+            max_wal_senders: number(8)?,
+            max_prepared_transactions: number(12)?,
+            max_locks_per_transaction: number(16)?,
+        })
+    }
 }
 
 /// The event of a record that starts with these bytes: all of it, or at least 256. Its CRC is not checked. `version` is that of the page
@@ -126,6 +189,7 @@ pub(super) fn of(header: &RecordHeader, bytes: &[u8], version: Option<WalVersion
         (RM_XLOG, 0x10) => |main| Some(WalEvent::CheckpointOnline { redo: lsn_at(main, 0)?, timeline: timeline_at(main, 8)? }),
         (RM_XLOG, 0x40) => |_| Some(WalEvent::Switch),
         (RM_XLOG, 0x50) => |main| Some(WalEvent::BackupEnd { start: lsn_at(main, 0)? }),
+        (RM_XLOG, 0x60) => parameter_change,
         (RM_XLOG, 0x70) => restore_point,
         (RM_XLOG, 0x90) => end_of_recovery,
         (RM_XLOG, 0xD0) => |main| Some(WalEvent::OverwriteContrecord { overwritten: lsn_at(main, 0)?, time: time_at(main, 8)? }),
@@ -180,6 +244,10 @@ fn checkpoint_shutdown(main: &[u8]) -> Option<WalEvent> {
 
 fn end_of_recovery(main: &[u8]) -> Option<WalEvent> {
     Some(WalEvent::EndOfRecovery { time: time_at(main, 0)?, timeline: timeline_at(main, 8)?, previous: timeline_at(main, 12)? })
+}
+
+fn parameter_change(main: &[u8]) -> Option<WalEvent> {
+    Some(WalEvent::ParameterChange { parameters: Parameters::at(main, 0)?, is_minimal: u32_at(main, 20)? == WAL_LEVEL_MINIMAL })
 }
 
 fn restore_point(main: &[u8]) -> Option<WalEvent> {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::ident::PgTime;
-use crate::proto::wal::{WalBuilder, WalVersion, prepared_xid_of};
+use crate::proto::wal::{Parameters, WalBuilder, WalVersion, prepared_xid_of};
 use proptest::prelude::*;
 
 const MB: SegmentSize = SegmentSize::MIN;
@@ -95,6 +95,15 @@ fn events_are_read() {
     wal.restore_point("before the upgrade", TIME);
     wal.checkpoint(redo);
     let shutdown = wal.shutdown().lsn;
+    let parameters = Parameters {
+        max_connections: 1,
+        max_locks_per_transaction: 2,
+        max_prepared_transactions: 3,
+        max_wal_senders: 4,
+        max_worker_processes: 5,
+    };
+    wal.parameter_change(parameters, false);
+    wal.parameter_change(Parameters::default(), true);
     assert_eq!(
         events(wal.bytes()),
         [
@@ -103,6 +112,8 @@ fn events_are_read() {
             WalEvent::RestorePoint { time: TIME, name: "before the upgrade".to_owned() },
             WalEvent::CheckpointOnline { redo, timeline: Timeline::FIRST },
             WalEvent::CheckpointShutdown { redo: shutdown, timeline: Timeline::FIRST, previous: Timeline::FIRST },
+            WalEvent::ParameterChange { parameters, is_minimal: false },
+            WalEvent::ParameterChange { parameters: Parameters::default(), is_minimal: true },
         ]
     );
 }
