@@ -216,13 +216,12 @@ mod tests {
         let mut command = crate::program::command(Path::new("/bin/sh"));
         command.args(["-c", "sh -c 'sleep 1000 & wait' & echo ready; wait"]);
         let mut process = Process::spawn("a shell", command, &scratch.path().join("log")).unwrap();
-        let others = eventually(DEADLINE, "two descendants", async || {
+        let others = eventually(DEADLINE, "two descendants, and a word from the shell", async || {
             let found = descendants(process.pid())?;
-            Ok((found.len() == 2).then_some(found))
+            Ok((found.len() == 2 && process.log().contains("ready")).then_some(found))
         })
         .await
         .unwrap();
-        assert!(process.log().contains("ready"));
         process.kill_all().unwrap();
         assert!(process.ended().unwrap().is_some());
         for pid in others {
