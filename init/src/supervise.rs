@@ -219,6 +219,11 @@ impl Supervisor {
         }
     }
 
+    /// Other times for what is stopped from now on.
+    pub const fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
     /// From now on this child shall run. Ignored when all ends.
     pub fn handle_want(&mut self, child: Child, now: Moment) {
         if self.ending.is_some() {
