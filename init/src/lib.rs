@@ -19,3 +19,4 @@ pub mod sql;
 pub mod supervise;
 pub mod sys;
 pub mod volume;
+pub mod settings;
