@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal as KernelSignal, WaitOptions, WaitStatus, kill_process, waitpid};
+use rustix::process::{Pid, Signal as KernelSignal, WaitOptions, WaitStatus, kill_process, wait};
 
 use crate::log::Log;
 use crate::status::{ChildStatus, Phase, Status};
@@ -26,6 +27,9 @@ use child::Running;
 pub use child::Spec;
 use connection::Connections;
 pub use exchange::{Failed, Server, Talk};
+
+/// A server that found the disk full is started again with this much of it free: a segment, and as much again for the rest.
+const SPACE_TO_START: u64 = 32 << 20;
 
 /// What a wait ends with when the program is told to stop, or can't go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,7 +139,7 @@ impl Engine {
     ///
     /// # Errors
     /// Where it can't be made.
-    pub fn listen_control(&mut self, path: &std::path::Path) -> Result<()> {
+    pub fn listen_control(&mut self, path: &Path) -> Result<()> {
         self.connections.listen_control(path)
     }
 
@@ -219,6 +223,42 @@ impl Engine {
         self.go_on()
     }
 
+    /// Lets all of this time pass.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn pause_whole(&mut self, time: Duration) -> Result<()> {
+        let until = self.now() + time;
+        while self.now() < until {
+            self.go_on()?;
+            self.turn(None, Some(until))?;
+        }
+        self.go_on()
+    }
+
+    /// The last line of a running child that has this in it.
+    #[must_use]
+    pub fn said(&self, child: Child, text: &str) -> Option<String> {
+        self.running.get(&child)?.lines().rev().find(|line| line.contains(text)).map(str::to_owned)
+    }
+
+    /// Where a child waits for space: says so to the supervisor once there is some.
+    ///
+    /// # Errors
+    /// Where the folder is gone.
+    pub fn look_for_space(&mut self, folder: &Path) -> Result<()> {
+        if self.core.waits_for_space() && crate::volume::space(folder)?.0 >= SPACE_TO_START {
+            self.space_is_back();
+        }
+        Ok(())
+    }
+
+    /// The control socket's file.
+    #[must_use]
+    pub fn control_path(&self) -> PathBuf {
+        self.connections.control_path()
+    }
+
     /// The supervisor, to ask how children are.
     #[must_use]
     pub const fn core(&self) -> &Supervisor {
@@ -296,7 +336,8 @@ impl Engine {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         fds.extend(also.as_ref().map(|(fd, flags)| PollFd::new(fd, *flags)));
         let first_child = fds.len();
-        let children: Vec<Child> = self.running.iter().filter_map(|(child, running)| running.output.is_some().then_some(*child)).collect();
+        let children: Vec<Child> =
+            self.running.iter().filter_map(|(child, running)| running.output.is_some().then_some(*child)).collect();
         let outputs = self.running.values().chain(&self.leftover).filter_map(|running| running.output.as_ref());
         fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
         let first_connection = fds.len();
@@ -313,7 +354,11 @@ impl Engine {
         Ok(Ready {
             signals: is_ready(0),
             also: also.is_some() && is_ready(1),
-            children: children.into_iter().enumerate().filter_map(|(at, child)| is_ready(first_child + at).then_some(child)).collect(),
+            children: children
+                .into_iter()
+                .enumerate()
+                .filter_map(|(at, child)| is_ready(first_child + at).then_some(child))
+                .collect(),
             connections: (first_connection..fds.len()).any(is_ready),
         })
     }
@@ -340,7 +385,7 @@ impl Engine {
 
     /// Takes the ends of all that have ended, orphans among them.
     fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let child = self.running.iter().find_map(|(child, running)| (running.pid == pid).then_some(*child));
             match child {
                 Some(child) => self.take_end(child, ended(status)),
@@ -384,7 +429,8 @@ impl Engine {
                 Action::SetAside(notch) => {
                     let files = self.set_aside.as_mut().map(|set_aside| set_aside(notch)).unwrap_or_default();
                     for file in files {
-                        self.log.error("postgres", format_args!("does not start with the user's configuration: {file} is set aside"));
+                        self.log
+                            .error("postgres", format_args!("does not start with the user's configuration: {file} is set aside"));
                         self.board.set_aside.push(file);
                     }
                 }
@@ -465,10 +511,14 @@ impl Engine {
         }
         status.ready &= !self.core.is_ending();
         if status.ready {
-            let down = status.children.iter().find(|child| matches!(child.name.as_str(), "postgres" | "pgbouncer" | "sink") && child.state != "up");
+            let down = status
+                .children
+                .iter()
+                .find(|child| matches!(child.name.as_str(), "postgres" | "pgbouncer" | "sink") && child.state != "up");
             if let Some(down) = down {
                 status.ready = false;
-                status.not_ready = Some(format!("{} is {}: {}", down.name, down.state, down.last_death.as_deref().unwrap_or("not started yet")));
+                status.not_ready =
+                    Some(format!("{} is {}: {}", down.name, down.state, down.last_death.as_deref().unwrap_or("not started yet")));
             }
         }
         if status.ready {

@@ -14,9 +14,14 @@
 //! One thread; `sys` has the only unsafe code. It knows the other programs as programs: it imports none of them, and not walbus.
 
 pub mod account;
+pub mod boot;
+pub mod engine;
+mod live;
 pub mod log;
+pub mod program;
+pub mod settings;
 pub mod sql;
+pub mod status;
 pub mod supervise;
 pub mod sys;
 pub mod volume;
-pub mod settings;

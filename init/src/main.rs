@@ -1,3 +1,16 @@
 //! `beyond-pg`: the command line, and what it wires.
 
-fn main() {}
+use std::process::ExitCode;
+
+use beyond_pg_init::program::{Cli, run};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("beyond-pg: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -150,8 +150,11 @@ fn with_length(tag: Option<u8>, body: &[u8]) -> Vec<u8> {
     message
 }
 
+/// A message: its tag, its body, and where the next one begins.
+type Frame<'a> = (u8, &'a [u8], usize);
+
 /// The message at `at`: its tag, its body and where the next one begins; `None` where more bytes are needed.
-fn frame(bytes: &[u8], at: usize) -> Result<Option<(u8, &[u8], usize)>, SqlError> {
+fn frame(bytes: &[u8], at: usize) -> Result<Option<Frame<'_>>, SqlError> {
     let Some((tag, rest)) = bytes.get(at..).and_then(<[u8]>::split_first) else { return Ok(None) };
     let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
     let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);

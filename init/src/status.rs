@@ -320,7 +320,10 @@ mod tests {
         status.children.push(ChildStatus { name: "pgbouncer".to_owned(), state: "down".to_owned(), ..status.children[0].clone() });
         let metrics = status.metrics();
         assert_eq!(metrics.matches("# TYPE beyond_pg_child_up gauge").count(), 1);
-        assert!(metrics.contains("beyond_pg_child_up{child=\"postgres\"} 1\nbeyond_pg_child_up{child=\"pgbouncer\"} 0\n"), "{metrics}");
+        assert!(
+            metrics.contains("beyond_pg_child_up{child=\"postgres\"} 1\nbeyond_pg_child_up{child=\"pgbouncer\"} 0\n"),
+            "{metrics}"
+        );
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub fn block_signals() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// Where the descriptor is not one of [`block_signals`].
+#[expect(clippy::host_endian_bytes, reason = "the kernel's own order, on its own machine")]
 pub fn next_signal(signals: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let mut bytes = [0_u8; size_of::<libc::signalfd_siginfo>()];
     match rustix::io::read(signals, &mut bytes) {

@@ -76,6 +76,12 @@ pub struct Remembered {
     /// The recovery target that was reached: it is not recovered to again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pitr_done: Option<String>,
+    /// The recovery target that the server was prepared for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pitr_begun: Option<String>,
+    /// Whether the WAL sink has ever held WAL of this volume: an empty one is then none to start without.
+    #[serde(default)]
+    pub sink_has_wal: bool,
     /// Set while WAL is moved from one folder to another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_move: Option<wal::Move>,
@@ -230,9 +236,24 @@ pub fn write_durably(path: &Path, contents: &[u8], mode: u32, owner: Option<&Acc
 pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
     let rename = || -> io::Result<()> {
         rustix::fs::rename(from, to)?;
-        sync_folder(to.parent().unwrap_or(Path::new("/")))
+        sync_folder(to.parent().unwrap_or_else(|| Path::new("/")))
     };
     rename().with_context(|| format!("rename {} to {}", from.display(), to.display()))
+}
+
+/// Proves that the folder can be written.
+///
+/// # Errors
+/// Where it can't, with the way out.
+pub fn probe(folder: &Path) -> Result<()> {
+    let path = folder.join(".beyond-pg.probe");
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&path)?;
+        file.write_all(&[0; 4096])?;
+        file.sync_all()?;
+        std::fs::remove_file(&path)
+    };
+    write().map_err(|error| full_or(error, &path)).with_context(|| format!("write to {}", folder.display()))
 }
 
 /// Removes a folder with all that is in it, where it is there.

@@ -8,12 +8,8 @@ use anyhow::{Context, Result, bail};
 use crate::settings::{Program, Settings};
 
 /// Where Debian has them, newest first.
-const DEBIAN: [&str; 4] = [
-    "/usr/lib/postgresql/18/bin",
-    "/usr/lib/postgresql/17/bin",
-    "/usr/lib/postgresql/16/bin",
-    "/usr/lib/postgresql/15/bin",
-];
+const DEBIAN: [&str; 4] =
+    ["/usr/lib/postgresql/18/bin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/15/bin"];
 
 /// Postgres' programs and PgBouncer.
 #[derive(Clone, Debug)]
@@ -56,7 +52,7 @@ impl Programs {
 ///
 /// # Errors
 /// With the setting that names it.
-pub fn own(settings: &Settings, program: Program) -> Result<PathBuf> {
+pub(super) fn own(settings: &Settings, program: Program) -> Result<PathBuf> {
     let setting = match program {
         Program::Archiver => "BEYOND_PG_ARCHIVER_PROGRAM",
         Program::Cdc => "BEYOND_PG_CDC_PROGRAM",
@@ -70,7 +66,9 @@ pub fn own(settings: &Settings, program: Program) -> Result<PathBuf> {
         bail!("{setting}={}: no such program", named.display());
     }
     let beside = std::env::current_exe().ok().map(|own| own.with_file_name(name)).filter(|path| is_program(path));
-    beside.or_else(|| in_path(name)).with_context(|| format!("no {name} beside beyond-pg or in PATH: install it, or name it by {setting}"))
+    beside
+        .or_else(|| in_path(name))
+        .with_context(|| format!("no {name} beside beyond-pg or in PATH: install it, or name it by {setting}"))
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -24,6 +24,9 @@ const CONNECTIONS_MAX: usize = 64;
 /// How long one connection may take.
 const TIME: Duration = Duration::from_secs(5);
 
+/// The request that is answered by the end of the program.
+const WAIT: &[u8] = b"{\"command\":\"wait\"}\n";
+
 /// What is asked for over the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "command")]
@@ -34,6 +37,8 @@ pub(crate) enum Command {
     Status,
     /// End.
     Stop,
+    /// No answer: the end of the program closes the connection.
+    Wait,
 }
 
 /// What the engine has to do.
@@ -63,21 +68,28 @@ struct Connection {
 pub(super) struct Connections {
     listeners: Vec<(Kind, OwnedFd)>,
     open: Vec<Connection>,
+    control: PathBuf,
 }
 
 impl Connections {
+    pub(super) fn control_path(&self) -> PathBuf {
+        self.control.clone()
+    }
+
     pub(super) fn listen_control(&mut self, path: &Path) -> Result<()> {
         // A socket of a program that was killed; that no other runs is known by the volume's lock.
         std::fs::remove_file(path).ok();
         let listener = UnixListener::bind(path).with_context(|| format!("open the control socket {}", path.display()))?;
         std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
+        path.clone_into(&mut self.control);
         self.listeners.push((Kind::Control, listener.into()));
         Ok(())
     }
 
     pub(super) fn listen_health(&mut self, address: SocketAddr) -> Result<SocketAddr> {
-        let listener = TcpListener::bind(address).with_context(|| format!("open the health port, BEYOND_PG_HEALTH_LISTEN={address}"))?;
+        let listener =
+            TcpListener::bind(address).with_context(|| format!("open the health port, BEYOND_PG_HEALTH_LISTEN={address}"))?;
         listener.set_nonblocking(true)?;
         let bound = listener.local_addr()?;
         self.listeners.push((Kind::Health, listener.into()));
@@ -130,6 +142,9 @@ impl Connection {
                 Kind::Control => control(&self.received, status, asked),
                 Kind::Health => health(&self.received, status),
             };
+            if self.kind == Kind::Control && self.received.starts_with(WAIT) {
+                self.until = Moment::MAX;
+            }
             match answer {
                 Some(answer) => self.answer = answer,
                 None if self.received.len() > REQUEST_MAX => return false,
@@ -160,6 +175,7 @@ fn control(received: &[u8], status: &Status, asked: &mut Vec<Request>) -> Option
             asked.push(Request::Stop);
             br#"{"ok":true}"#.to_vec()
         }
+        Ok(Command::Wait) => return None,
         Err(error) => serde_json::json!({ "error": error.to_string() }).to_string().into_bytes(),
     };
     answer.push(b'\n');
@@ -187,7 +203,10 @@ fn health(received: &[u8], status: &Status) -> Option<Vec<u8>> {
     };
     let length = body.len();
     let sent = if method == "HEAD" { "" } else { &body };
-    Some(format!("HTTP/1.1 {code}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{sent}").into_bytes())
+    Some(
+        format!("HTTP/1.1 {code}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{sent}")
+            .into_bytes(),
+    )
 }
 
 #[cfg(test)]

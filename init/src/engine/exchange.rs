@@ -67,7 +67,8 @@ impl Engine {
             self.pause(Duration::from_millis(5))?;
         }
         let mut talk = Talk { socket, path: server.socket.clone(), session: Session::default() };
-        let mut parameters = vec![("user", server.user.as_str()), ("database", &server.database), ("application_name", "beyond-pg")];
+        let mut parameters =
+            vec![("user", server.user.as_str()), ("database", &server.database), ("application_name", "beyond-pg")];
         if !server.options.is_empty() {
             parameters.push(("options", &server.options));
         }

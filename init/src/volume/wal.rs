@@ -110,7 +110,7 @@ fn carry(begun: &Move, owner: Option<&Account>) -> Result<()> {
         return Ok(());
     }
     copy_folder(&begun.from, &begun.to, owner)?;
-    sync_folder(begun.to.parent().unwrap_or(Path::new("/")))?;
+    sync_folder(begun.to.parent().unwrap_or_else(|| Path::new("/")))?;
     Ok(())
 }
 
@@ -169,7 +169,7 @@ fn exchange(link: &Path, to: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => rename_durably(&new, link)?,
         Err(error) => return Err(error).with_context(|| format!("read {}", link.display())),
     }
-    sync_folder(link.parent().unwrap_or(Path::new("/"))).with_context(|| format!("sync the folder of {}", link.display()))
+    sync_folder(link.parent().unwrap_or_else(|| Path::new("/"))).with_context(|| format!("sync the folder of {}", link.display()))
 }
 
 /// Undoes the first of the two renames that stand for an exchange.

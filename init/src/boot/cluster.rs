@@ -1,0 +1,181 @@
+//! The volume, and a cluster on it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use super::{Boot, SUPERUSER, check_version};
+use crate::settings::Tier;
+use crate::volume::{self, Data, PostmasterPid, Remembered, look, make_folder, remove_folder, rename_durably};
+
+impl Boot<'_> {
+    /// The volume's folders and its lock; what runs on it still is stopped; what is not ours is refused.
+    pub(super) fn volume(&mut self) -> Result<()> {
+        let layout = self.layout.clone();
+        make_folder(&layout.root, 0o755, None)?;
+        self._lock = Some(volume::lock(&layout)?);
+        make_folder(&layout.run, 0o755, self.owner())?;
+        self.remembered = Remembered::read(&layout)?;
+        self.engine.board.cleared = self.remembered.cleared.clone();
+        self.engine.board.set_aside = self.remembered.set_aside.clone();
+        self.engine.listen_control(&layout.control)?;
+        if let Some(address) = self.settings.health_listen {
+            self.engine.listen_health(address)?;
+        }
+        // A volume that can't be written is found here, and not half-way.
+        self.remembered.layout = 1;
+        self.remembered.write(&layout)?;
+        volume::probe(&layout.root)?;
+        if self.settings.tier == Tier::Sink {
+            return make_folder(&layout.sink, 0o700, self.owner());
+        }
+        let data = look(&layout)?;
+        self.major = self.major_version()?;
+        check_version(&data, self.major, &layout)?;
+        self.end_old_server()
+    }
+
+    /// Asks the programs which version they are of.
+    fn major_version(&mut self) -> Result<u32> {
+        let outcome = self.engine.run(self.of_postgres("postgres", &["--version"])?.quiet())?;
+        let said = outcome.said();
+        // "postgres (PostgreSQL) 18.6 (Debian 18.6-3)", or 19beta1.
+        let version = said.split(' ').nth(2).unwrap_or_default();
+        let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+        let major = digits.parse().ok().with_context(|| {
+            format!(
+                "{} --version says {said:?}",
+                self.programs.as_ref().map_or_else(String::new, |programs| programs.of_postgres("postgres").display().to_string())
+            )
+        })?;
+        if !(15..=18).contains(&major) {
+            bail!("Postgres {major}: versions 15 to 18 are known; name one of them by BEYOND_PG_BIN_DIR");
+        }
+        Ok(major)
+    }
+
+    /// A server that an earlier `beyond-pg` left behind when it was killed: it is on its way down, and is helped.
+    fn end_old_server(&mut self) -> Result<()> {
+        let mut signals = [
+            (Signal::INT, self.settings.stop_timeout),
+            (Signal::QUIT, Duration::from_secs(15)),
+            (Signal::KILL, Duration::from_secs(15)),
+        ]
+        .into_iter();
+        let mut until = self.engine.now();
+        while let Some(pid) = self.old_server() {
+            if self.engine.now() >= until {
+                let Some((signal, time)) = signals.next() else {
+                    bail!("the server {} that runs on the volume does not end: end it by hand", pid.as_raw_nonzero())
+                };
+                self.engine.log().warn(
+                    "volume",
+                    format_args!("a server (pid {}) runs on the volume: stopping it by {signal:?}", pid.as_raw_nonzero()),
+                );
+                kill_process(pid, signal).ok();
+                until = self.engine.now() + time;
+            }
+            self.engine.pause(Duration::from_millis(20))?;
+        }
+        Ok(())
+    }
+
+    /// The server that `postmaster.pid` names, where it lives and is one of this folder.
+    fn old_server(&self) -> Option<Pid> {
+        let named = PostmasterPid::of(&self.layout.data)?;
+        let pid = Pid::from_raw(named.pid).filter(|pid| *pid != rustix::process::getpid())?;
+        test_kill_process(pid).ok()?;
+        // The number may be another's by now.
+        let folder = std::fs::read_link(format!("/proc/{}/cwd", named.pid)).ok()?;
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", named.pid)).unwrap_or_default();
+        (name.trim() == "postgres" && folder == std::fs::canonicalize(&self.layout.data).ok()?).then_some(pid)
+    }
+
+    /// A cluster, where there is none: made beside, and named when it is whole.
+    pub(super) fn initdb(&mut self) -> Result<()> {
+        if look(&self.layout)? != Data::Absent {
+            return Ok(());
+        }
+        self.begin_folder()?;
+        let folder = self.layout.data_new.display().to_string();
+        let mut args = vec!["-D", &folder, "-U", SUPERUSER, "-E", "UTF8", "--auth-local=peer", "--auth-host=scram-sha-256"];
+        args.extend(["--data-checksums", "--no-instructions"]);
+        if self.major >= 17 {
+            // The collation does not change with the machine's libraries, and sorts fast.
+            args.extend(["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]);
+        } else {
+            args.push("--locale=C.UTF-8");
+        }
+        let outcome = self.engine.run(self.of_postgres("initdb", &args)?)?;
+        if !outcome.is_success() {
+            bail!("initdb failed: {}", outcome.said());
+        }
+        self.fresh = true;
+        self.name_folder()
+    }
+
+    /// On a replica: a copy of its primary, where there is none.
+    pub(super) fn base(&mut self) -> Result<()> {
+        if look(&self.layout)? == Data::Absent {
+            self.copy_primary()?;
+        }
+        let signal = self.layout.data.join("standby.signal");
+        if !signal.exists() {
+            volume::write_durably(&signal, b"", 0o600, self.owner())?;
+        }
+        Ok(())
+    }
+
+    fn copy_primary(&mut self) -> Result<()> {
+        let mut wait = Duration::from_millis(500);
+        loop {
+            self.begin_folder()?;
+            let folder = self.layout.data_new.display().to_string();
+            let conninfo =
+                self.settings.primary_conninfo.as_ref().context("BEYOND_PG_PRIMARY_CONNINFO is not set")?.reveal().to_owned();
+            let args = ["-D", &folder, "-d", &conninfo, "-X", "stream", "-c", "fast", "--no-password"];
+            let outcome = self.engine.run(self.of_postgres("pg_basebackup", &args)?)?;
+            if outcome.is_success() {
+                volume::write_durably(&self.layout.data_new.join("standby.signal"), b"", 0o600, self.owner())?;
+                return self.name_folder();
+            }
+            // The primary may not be up yet.
+            self.engine.board.not_ready = Some(format!("the primary can't be copied: {}", outcome.said()));
+            self.engine
+                .log()
+                .error("base", format_args!("the primary can't be copied, tried again in {wait:?}: {}", outcome.said()));
+            self.engine.pause_whole(wait)?;
+            wait = (wait * 2).min(Duration::from_secs(15));
+        }
+    }
+
+    /// An empty `data.new`; what an earlier boot left half-made goes.
+    fn begin_folder(&self) -> Result<()> {
+        remove_folder(&self.layout.data_new)?;
+        make_folder(&self.layout.data_new, 0o700, self.owner())
+    }
+
+    fn name_folder(&self) -> Result<()> {
+        let layout = &self.layout;
+        // An empty folder, as a volume may have it prepared.
+        if layout.data.exists() {
+            std::fs::remove_dir(&layout.data).with_context(|| format!("remove the empty {}", layout.data.display()))?;
+        }
+        rename_durably(&layout.data_new, &layout.data)
+    }
+
+    /// WAL where the settings have it.
+    pub(super) fn wal_dir(&mut self) -> Result<()> {
+        let account = self.account.clone();
+        match volume::wal::place(&self.layout, &mut self.remembered, account.as_ref())? {
+            volume::wal::Placed::Already => {}
+            volume::wal::Placed::From(from) => {
+                self.engine
+                    .log()
+                    .info("wal_dir", format_args!("WAL moved from {} to {}", from.display(), self.layout.wal.display()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! Configuration: our layers are written, the user's are checked, and what does not work is set aside.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use super::Boot;
+use super::rendered::{self, Rendered};
+use crate::account::Account;
+use crate::supervise::Notch;
+use crate::volume::{Layout, make_folder, rename_durably, write_durably};
+
+/// The line of ours in `postgresql.conf`.
+const INCLUDE: &str = "include_dir = 'conf.d'";
+
+/// What a file that is set aside is called: a name that Postgres does not read.
+const ASIDE: &str = "set-aside";
+
+/// Names of the layers that are ours.
+const OURS: [&str; 5] = ["10-fixed.conf", "20-tuning.conf", "30-tier.conf", "40-disk.conf", "50-sink.conf"];
+
+impl Boot<'_> {
+    /// Writes our layers, where they have changed.
+    pub(super) fn config(&mut self) -> Result<()> {
+        self.write_layers()?;
+        let (layout, account) = (self.layout.clone(), self.account.clone());
+        self.engine.on_set_aside(Box::new(move |notch| set_aside_notch(&layout, account.as_ref(), notch).unwrap_or_default()));
+        Ok(())
+    }
+
+    /// Renders and writes all layers. `true` where one has changed.
+    pub(crate) fn write_layers(&mut self) -> Result<bool> {
+        let Rendered { layers, files } = rendered::render(self)?;
+        let owner = self.owner();
+        make_folder(&self.layout.conf, 0o700, owner)?;
+        include_layers(&self.layout.data, owner)?;
+        let mut changed = false;
+        for (name, text) in layers {
+            changed |= write_durably(&self.layout.conf.join(name), text.as_bytes(), 0o600, owner)?;
+        }
+        for (path, text) in files {
+            changed |= write_durably(&path, text.as_bytes(), 0o600, owner)?;
+        }
+        Ok(changed)
+    }
+
+    /// Whether Postgres takes all of its configuration; what of the user's it does not take is set aside.
+    pub(super) fn check(&mut self) -> Result<()> {
+        // Once for each file that may be wrong, and a bound where that does not end.
+        for _ in 0..64 {
+            let outcome =
+                self.engine.run(self.of_postgres("postgres", &["-D", &self.data_arg(), "-C", "data_directory"])?.quiet())?;
+            if outcome.is_success() {
+                return Ok(());
+            }
+            let blamed = blamed(&outcome.lines);
+            let users: Vec<PathBuf> = match blamed.as_slice() {
+                [] => user_files(&self.layout),
+                blamed => blamed.iter().filter(|path| is_users(&self.layout, path)).cloned().collect(),
+            };
+            if users.is_empty() {
+                bail!("Postgres does not take its configuration: {}", outcome.said());
+            }
+            for path in users {
+                self.set_aside(&path, &outcome.said())?;
+            }
+        }
+        bail!("Postgres does not take its configuration, whatever is set aside")
+    }
+
+    fn set_aside(&mut self, path: &Path, why: &str) -> Result<()> {
+        let aside = set_aside(&self.layout, self.account.as_ref(), path)?;
+        self.engine.log().error("check", format_args!("{} is set aside as {}: {why}", path.display(), aside.display()));
+        self.note_set_aside(aside.display().to_string())
+    }
+
+    pub(crate) fn note_set_aside(&mut self, file: String) -> Result<()> {
+        if !self.remembered.set_aside.contains(&file) {
+            self.remembered.set_aside.push(file);
+            self.remembered.write(&self.layout)?;
+        }
+        self.engine.board.set_aside = self.remembered.set_aside.clone();
+        Ok(())
+    }
+}
+
+/// Sees to it that `postgresql.conf` reads the layers.
+fn include_layers(data: &Path, owner: Option<&Account>) -> Result<()> {
+    let path = data.join("postgresql.conf");
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    if text.lines().any(|line| line.trim() == INCLUDE) {
+        return Ok(());
+    }
+    let text =
+        format!("{text}\n# What beyond-pg writes, and what you add: files are read in the order of their names.\n{INCLUDE}\n");
+    write_durably(&path, text.as_bytes(), 0o600, owner)?;
+    Ok(())
+}
+
+/// The files that Postgres names as wrong.
+fn blamed(lines: &[String]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in lines {
+        // `in file "X" line 3`, `syntax error in file "X" line 3`; `could not open configuration file "X"`.
+        let Some(from) = line.find("file \"") else { continue };
+        if line.contains("configuration file") && line.contains("contains errors") {
+            continue;
+        }
+        let name = line.get(from + 6..).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+        let path = PathBuf::from(name);
+        if path.is_absolute() && !files.contains(&path) {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn is_users(layout: &Layout, path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    let in_layers = path.parent() == Some(&layout.conf) && !OURS.iter().any(|ours| name == *ours);
+    in_layers || path == layout.data.join("postgresql.conf") || path == layout.data.join("postgresql.auto.conf")
+}
+
+/// The user's files among the layers.
+pub(super) fn user_files(layout: &Layout) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(&layout.conf) else { return Vec::new() };
+    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "conf") && is_users(layout, path)).collect()
+}
+
+fn set_aside_notch(layout: &Layout, account: Option<&Account>, notch: Notch) -> Result<Vec<String>> {
+    let files = match notch {
+        Notch::AlterSystem => vec![layout.data.join("postgresql.auto.conf")],
+        Notch::Files => user_files(layout),
+    };
+    files.iter().map(|path| set_aside(layout, account, path).map(|aside| aside.display().to_string())).collect()
+}
+
+/// Gives a file a name that is not read; an older one of that name goes.
+pub(super) fn set_aside(layout: &Layout, account: Option<&Account>, path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!("{name}.{ASIDE}"));
+    rename_durably(path, &aside)?;
+    if path == layout.data.join("postgresql.conf") {
+        include_layers(&layout.data, account)?;
+    }
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_to_blame_are_named_by_postgres() {
+        let lines = [
+            "2026 LOG:  invalid value for parameter \"work_mem\": \"lots\"",
+            "2026 LOG:  syntax error in file \"/v/data/conf.d/90-user.conf\" line 1, near token \"=\"",
+            "2026 LOG:  unrecognized configuration parameter \"x\" in file \"/v/data/conf.d/91.conf\" line 4",
+            "2026 FATAL:  configuration file \"/v/data/postgresql.conf\" contains errors",
+        ];
+        let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+        assert_eq!(blamed(&lines), [PathBuf::from("/v/data/conf.d/90-user.conf"), PathBuf::from("/v/data/conf.d/91.conf")]);
+    }
+
+    #[test]
+    fn the_users_files_are_told_from_ours_and_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path(), None, folder.path());
+        std::fs::create_dir_all(&layout.conf).unwrap();
+        for name in ["10-fixed.conf", "90-user.conf", "note.txt"] {
+            std::fs::write(layout.conf.join(name), "").unwrap();
+        }
+        assert_eq!(user_files(&layout), [layout.conf.join("90-user.conf")]);
+        let aside = set_aside_notch(&layout, None, Notch::Files).unwrap();
+        assert_eq!(aside, [layout.conf.join("90-user.conf.set-aside").display().to_string()]);
+        assert!(user_files(&layout).is_empty());
+        include_layers(&layout.data, None).unwrap();
+        include_layers(&layout.data, None).unwrap();
+        let text = std::fs::read_to_string(layout.data.join("postgresql.conf")).unwrap();
+        assert_eq!(text.matches(INCLUDE).count(), 1);
+    }
+}

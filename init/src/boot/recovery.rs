@@ -1,0 +1,157 @@
+//! The WAL that the volume lacks: from the sink, and proven after the start; or from the archive, up to a target.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::programs::own;
+use super::{ANSWER, Boot};
+use crate::engine::Spec;
+use crate::settings::{PitrTarget, Program};
+
+/// The longest pause between two attempts to reach what is away.
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+impl Boot<'_> {
+    /// Lays the WAL on the folder that it lacks and the sink has. Waits for a sink that is away, whatever the policy: a start without its
+    /// WAL would lose what was acknowledged, for good.
+    pub(super) fn sink_recover(&mut self) -> Result<()> {
+        if !self.recovers_from_sink() {
+            return Ok(());
+        }
+        let url = self.settings.wal_sink.clone().unwrap_or_default();
+        let mut wait = Duration::from_millis(500);
+        loop {
+            let spec = self.sink_program(&["recover", "--from", &url, "--pgdata", &self.data_arg()])?;
+            let outcome = self.engine.run(spec)?;
+            if outcome.is_success() {
+                self.engine.board.recovered = Some(format!("WAL from {url}"));
+                return Ok(());
+            }
+            let said = outcome.said();
+            if said.contains(EMPTY) && !self.remembered.sink_has_wal {
+                // A sink that is new: it gets its first WAL from the server that starts now.
+                self.engine.log().warn("sink_recover", format_args!("{url} holds no WAL yet, and never had any of this volume"));
+                return Ok(());
+            }
+            self.engine.board.not_ready = Some(format!("step sink_recover: {said}"));
+            self.engine.log().error(
+                "sink_recover",
+                format_args!("the WAL of {url} can't be had, tried again in {wait:?} (unset BEYOND_PG_WAL_SINK to start without it, and lose what only the sink has): {said}"),
+            );
+            self.engine.pause_whole(wait)?;
+            wait = (wait * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Proves that the server has replayed what was laid on it. Not ready before.
+    pub(super) fn verify(&mut self) -> Result<()> {
+        if !self.recovers_from_sink() || self.engine.board.recovered.is_none() {
+            return Ok(());
+        }
+        let conninfo =
+            format!("host={} port={} user={} dbname=postgres", self.layout.run.display(), self.settings.port, super::SUPERUSER);
+        let spec = self.sink_program(&["recover", "--verify", "--pgdata", &self.data_arg(), "--conninfo", &conninfo])?;
+        let outcome = self.engine.run(spec)?;
+        if !outcome.is_success() {
+            bail!("the server has not replayed what the sink has: {}", outcome.said());
+        }
+        let url = self.settings.wal_sink.clone().unwrap_or_default();
+        self.engine.board.recovered = Some(format!("proven: all WAL of {url} is replayed"));
+        Ok(())
+    }
+
+    /// A cluster that is new has nothing to recover, a fork has a history of its own, and one that goes to a target does not go to the end.
+    fn recovers_from_sink(&self) -> bool {
+        self.settings.wal_sink.is_some() && !self.fresh && !self.is_fork() && !self.has_open_target()
+    }
+
+    fn sink_program(&self, args: &[&str]) -> Result<Spec> {
+        let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let settings = &self.settings;
+        let files = [
+            ("--ca", &settings.wal_sink_ca),
+            ("--token-file", &settings.wal_sink_token_file),
+            ("--client-cert", &settings.wal_sink_client_cert),
+            ("--client-key", &settings.wal_sink_client_key),
+        ];
+        for (flag, file) in files {
+            args.extend(file.iter().flat_map(|file| [flag.to_owned(), file.display().to_string()]));
+        }
+        Ok(Spec::new(own(settings, Program::Sink)?, args, self.account.as_ref()).named("recover"))
+    }
+
+    /// Prepares recovery to the target, once for each target.
+    ///
+    /// `restore` proves that the target can be reached before it writes anything, and may be run again until the server starts. From then on
+    /// `recovery.signal`, which the server removes when it is there, says how far it is.
+    pub(super) fn pitr(&mut self) -> Result<()> {
+        let Some(target) = self.settings.pitr_target.clone().filter(|_| self.has_open_target()) else { return Ok(()) };
+        if self.remembered.pitr_begun.as_deref() == Some(target.as_str()) {
+            return Ok(());
+        }
+        let (flag, value) = match &target {
+            PitrTarget::Lsn(lsn) => ("--target-lsn", lsn),
+            PitrTarget::Time(time) => ("--target-time", time),
+        };
+        let outcome = self.archiver(&["restore", flag, value, "--action", "promote"])?;
+        if !outcome.is_success() {
+            bail!("BEYOND_PG_PITR_TARGET={value} can't be recovered to: {}", outcome.said());
+        }
+        self.remembered.pitr_begun = Some(value.clone());
+        self.remembered.write(&self.layout)
+    }
+
+    /// When the server is where it should be: the settings of the recovery go, and the target is remembered as reached.
+    pub(crate) fn end_pitr(&mut self) -> Result<()> {
+        let Some(target) = self.settings.pitr_target.clone().filter(|_| self.has_open_target()) else { return Ok(()) };
+        let server = self.server("postgres");
+        let mut said = false;
+        loop {
+            let rows = self.engine.ask_once(&server, "select pg_is_in_recovery()", ANSWER)?;
+            if rows.first().and_then(|row| row.first()).is_some_and(|value| value.as_deref() == Some("f")) {
+                break;
+            }
+            if !std::mem::replace(&mut said, true) {
+                self.engine.log().info("pitr", format_args!("waiting for the end of recovery to {}", target.as_str()));
+            }
+            self.engine.pause_whole(Duration::from_millis(100))?;
+        }
+        let outcome = self.archiver(&["restore", "--undo"])?;
+        if !outcome.is_success() {
+            bail!("the settings of the recovery can't be taken back: {}", outcome.said());
+        }
+        self.remembered.pitr_done = Some(target.as_str().to_owned());
+        self.remembered.pitr_begun = None;
+        self.remembered.write(&self.layout)?;
+        self.engine.board.recovered = Some(format!("to {}", target.as_str()));
+        self.engine.log().info("pitr", format_args!("recovered to {}", target.as_str()));
+        Ok(())
+    }
+
+    /// Whether there is a target that was not reached yet.
+    pub(crate) fn has_open_target(&self) -> bool {
+        self.settings.pitr_target.as_ref().is_some_and(|target| self.remembered.pitr_done.as_deref() != Some(target.as_str()))
+    }
+
+    fn archiver(&mut self, args: &[&str]) -> Result<crate::engine::Outcome> {
+        let program = own(&self.settings, Program::Archiver)?;
+        let data = self.data_arg();
+        let args = args.iter().copied().chain(["--pgdata", &data]);
+        let environment: Vec<_> = self.archive_environment();
+        let spec = Spec::new(program, args, self.account.as_ref()).envs(environment).named("restore");
+        self.engine.run(spec)
+    }
+
+    /// What the archiver is told, wherever it is run.
+    pub(crate) fn archive_environment(&self) -> Vec<(String, String)> {
+        let passed = self.settings.passed(Program::Archiver).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        // Credentials of object stores come by names that are not ours.
+        let foreign =
+            std::env::vars().filter(|(name, _)| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix)));
+        passed.chain(foreign).collect()
+    }
+}
+
+/// What `recover` says of a sink that has not received anything.
+const EMPTY: &str = "the sink holds no WAL yet";

@@ -1,0 +1,59 @@
+//! The files that a boot writes.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::start::LOOKUP_ROLE;
+use super::{Boot, SUPERUSER};
+use crate::account;
+
+/// What is written where.
+#[derive(Clone, Debug)]
+pub(super) struct Rendered {
+    /// Layers of `conf.d`.
+    pub(super) layers: Vec<(&'static str, String)>,
+    /// Other files.
+    pub(super) files: Vec<(PathBuf, String)>,
+}
+
+pub(super) fn render(boot: &Boot<'_>) -> Result<Rendered> {
+    let settings = &boot.settings;
+    let run = boot.layout.run.display();
+    let fixed = format!(
+        "wal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10\nhot_standby = on\narchive_mode = on\narchive_command = ''\n\
+         listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{run}'\npassword_encryption = scram-sha-256\n",
+        settings.port
+    );
+    let tier = format!("synchronous_commit = {}\n", if settings.ephemeral { "off" } else { "on" });
+    let own =
+        account::of_uid(rustix::process::geteuid().as_raw(), &account::passwd()).map(|account| account.name).unwrap_or_default();
+    let os_name = boot.os_name();
+    let ident = format!("beyond_pg \"{os_name}\" all\nbeyond_pg \"{own}\" {SUPERUSER}\n");
+    let hba = "local all all peer map=beyond_pg\nhost all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n\
+               local replication all peer map=beyond_pg\nhost replication all 127.0.0.1/32 scram-sha-256\n";
+    let listen = settings.listen;
+    let ini = format!(
+        "[databases]\n* = host={run} port={} auth_dbname=postgres\n[pgbouncer]\nlisten_addr = {}\nlisten_port = {}\nunix_socket_dir = {run}\n\
+         auth_type = hba\nauth_hba_file = {run}/pgbouncer_hba.conf\nauth_ident_file = {run}/pgbouncer_ident.conf\nauth_user = {LOOKUP_ROLE}\n\
+         auth_query = select uname, phash from beyond_pg.user_lookup($1)\npool_mode = transaction\nmax_prepared_statements = 200\n\
+         max_db_connections = 90\ndefault_pool_size = 90\nmax_client_conn = 1000\nignore_startup_parameters = extra_float_digits\n",
+        settings.port,
+        listen.ip(),
+        listen.port()
+    );
+    let pool_hba = "local postgres postgres peer map=beyond_pg\nlocal all all scram-sha-256\nhost all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n";
+    let pool_ident = format!("beyond_pg {own} {SUPERUSER}\n");
+    let data = &boot.layout.data;
+    let in_run = |name: &str| boot.layout.run.join(name);
+    Ok(Rendered {
+        layers: vec![("10-fixed.conf", fixed), ("30-tier.conf", tier)],
+        files: vec![
+            (data.join("pg_hba.conf"), hba.to_owned()),
+            (data.join("pg_ident.conf"), ident),
+            (in_run("pgbouncer.ini"), ini),
+            (in_run("pgbouncer_hba.conf"), pool_hba.to_owned()),
+            (in_run("pgbouncer_ident.conf"), pool_ident),
+        ],
+    })
+}

@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::boot::{self, Options, Step};
+use crate::status::Status;
+
+/// A volume and a few settings become a running, tuned, recovered Postgres behind PgBouncer.
+#[derive(Debug, Parser)]
+#[command(name = "beyond-pg", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot, and run until told to stop: as PID 1 of a machine, or as an ordinary process.
+    ///
+    /// Settings come from the metadata service, a file, the environment and the kernel's command line: `beyond-pg plan --settings` lists
+    /// them. SIGTERM stops all in order, SIGHUP reads the settings again.
+    #[command(after_help = "Exit codes: 0 stopped as asked; 1 failed for good; 2 wrong usage or settings.")]
+    Boot(BootArgs),
+    /// Have a running one read its settings again, and do what follows.
+    Reload(Reach),
+    /// Tell how a running one is.
+    #[command(after_help = "Exit codes: 0 ready; 1 not ready, or none runs; 2 wrong usage; 3 failed for good.")]
+    Status(StatusArgs),
+    /// Stop a running one, in order, and wait until it is gone.
+    Stop(Reach),
+}
+
+#[derive(Debug, Args)]
+struct BootArgs {
+    /// Turn the machine off when all is over
+    #[arg(long)]
+    power_off: bool,
+    /// Die by SIGKILL right after this step
+    #[arg(long, hide = true, value_parser = Step::of_name)]
+    die_after: Option<Step>,
+}
+
+#[derive(Debug, Args)]
+struct Reach {
+    /// The folder of the running one's sockets
+    #[arg(long, env = "BEYOND_PG_RUN_DIR", default_value = "/run/beyond-pg", value_name = "DIR")]
+    run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    reach: Reach,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Where it can't.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Boot(args) => Ok(boot::run(Options { die_after: args.die_after, power_off: args.power_off })?.into()),
+        Command::Reload(reach) => {
+            ask(&reach.run_dir, "reload")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Status(args) => status(&args),
+        Command::Stop(reach) => stop(&reach.run_dir),
+    }
+}
+
+fn status(args: &StatusArgs) -> Result<ExitCode> {
+    let line = ask(&args.reach.run_dir, "status")?;
+    let status: Status = serde_json::from_str(&line).context("the running one is of another version")?;
+    let text = if args.json { serde_json::to_string_pretty(&status)? + "\n" } else { status.table() };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(status.exit_code().into())
+}
+
+fn stop(run_dir: &Path) -> Result<ExitCode> {
+    ask(run_dir, "stop")?;
+    // Its end closes this connection, which it never answers.
+    let Ok(mut socket) = UnixStream::connect(run_dir.join("control.sock")) else { return Ok(ExitCode::SUCCESS) };
+    socket.write_all(b"{\"command\":\"wait\"}\n").ok();
+    std::io::copy(&mut socket, &mut std::io::sink()).ok();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask(run_dir: &Path, command: &str) -> Result<String> {
+    let path = run_dir.join("control.sock");
+    let reach = || format!("no beyond-pg answers at {}: is it running, and is this its BEYOND_PG_RUN_DIR?", path.display());
+    let mut socket = UnixStream::connect(&path).with_context(reach)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.write_all(format!("{{\"command\":\"{command}\"}}\n").as_bytes()).with_context(reach)?;
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line).with_context(reach)?;
+    if line.is_empty() {
+        bail!("{}: no answer", path.display());
+    }
+    Ok(line)
+}
