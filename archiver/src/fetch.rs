@@ -145,6 +145,22 @@ pub async fn find(archive: &Archive, control: &Control, file: &str, tails: bool)
     }
 }
 
+/// Whether the archive has all the complete records of `part` of a segment, byte by byte: in the whole one, its `.partial` or its longest tail.
+///
+/// # Errors
+/// Where that can't be told.
+pub(crate) async fn has_all_of(archive: &Archive, control: &Control, name: &ObjectName, part: &[u8]) -> anyhow::Result<bool> {
+    let Some((name, segment)) = name.segment().and_then(|name| Some((name, name.segment(control.segment)?))) else {
+        return Ok(false);
+    };
+    let Some(held) = find(archive, control, name.as_str(), true).await? else { return Ok(false) };
+    let complete = scan(part, segment, control.segment).filter(|found| found.last_record.is_some());
+    let complete = complete.and_then(|found| usize::try_from(found.complete_end.bytes_after(segment.start(control.segment))).ok());
+    // Without a record that ends in it, there is no more to go by than its bytes.
+    let end = complete.unwrap_or_else(|| part.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+    Ok(part.get(..end).is_some_and(|part| held.starts_with(part)))
+}
+
 /// What there is of a file.
 enum Found {
     /// Nothing, and that is proven.
@@ -246,7 +262,7 @@ async fn part_of(archive: &Archive, control: &Control, name: &SegmentName) -> an
         (None, Part::Found(tail)) => (tail, "tail"),
         (None, none) => return Ok(none),
     };
-    tracing::warn!("{name} is not there whole: its {from} is given, whose last record ends at {}", reach(&found));
+    tracing::warn!("{name} is not there whole: there is its {from}, whose last record ends at {}", reach(&found));
     Ok(Part::Found(found))
 }
 

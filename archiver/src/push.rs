@@ -8,14 +8,16 @@ use bytes::Bytes;
 use walbus::archive::index::SegmentIndex;
 use walbus::archive::layout::ObjectName;
 use walbus::archive::store::{Archive, Put, StoreError};
+use walbus::proto::control::Control;
 use walbus::{Segment, SegmentSize, SystemId};
 
 use crate::daemon;
 use crate::daemon::client::{self, Asked};
 use crate::daemon::line::Request;
+use crate::fetch;
 use crate::pgdata::DataFolder;
 use crate::settings::StoreArgs;
-use crate::walfile::{self, WalFile};
+use crate::walfile::{self, WalFile, WalFileError};
 
 /// Put a file of WAL into the archive.
 ///
@@ -65,9 +67,27 @@ pub fn is_stored_by_daemon(args: &PushArgs) -> bool {
 /// Where the file is not in the archive.
 pub async fn run(args: PushArgs) -> anyhow::Result<ExitCode> {
     let archive = args.store.archive()?;
-    let file = File::read(&args.path, args.pgdata.as_deref())?;
+    let control = DataFolder::find(args.pgdata.as_deref(), &args.path)?.control;
+    let file = File::read(&args.path, &control)?;
+    if let Err(part) = file.check_whole() {
+        return args.store.in_time(leave(&archive, &control, &file, part)).await;
+    }
     let put = args.store.in_time(push(&archive, &file)).await?;
     tracing::info!(object = archive.url_of(&file.name), ?put, "pushed");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A part of a segment, as a standby that archives by itself has it from `fetch`: done with where the archive has all of its records, and
+/// else refused.
+async fn leave(archive: &Archive, control: &Control, file: &File, part: WalFileError) -> anyhow::Result<ExitCode> {
+    if !fetch::has_all_of(archive, control, &file.name, &file.content).await? {
+        anyhow::bail!(
+            "{}: {part}. The archive does not have all of its records; if the server was promoted and nothing will fill it, remove its .ready \
+             file from pg_wal/archive_status",
+            file.name
+        );
+    }
+    tracing::warn!("{}: {part}. There is nothing to put: the archive has all of its records", file.name);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -108,31 +128,34 @@ pub struct Ready {
 }
 
 impl File {
-    /// Reads a file, and checks that it is what its name says.
-    ///
-    /// # Errors
-    /// Where it is another, or can't be read.
-    pub fn read(path: &Path, pgdata: Option<&Path>) -> anyhow::Result<Self> {
-        let folder = DataFolder::find(pgdata, path)?;
-        let (system, size) = (folder.control.system, folder.control.segment);
+    /// Reads a file, and checks that it is what its name says, whole or not.
+    fn read(path: &Path, control: &Control) -> anyhow::Result<Self> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let content = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        Self::check(name, content.into(), system, size).with_context(|| path.display().to_string())
+        Self::named(name, content.into(), control.system, control.segment).with_context(|| path.display().to_string())
     }
 
     /// The file of that name and content, of the cluster `system` with segments of `size`.
     ///
     /// # Errors
-    /// Where it is not what its name says.
+    /// Where it is not what its name says, or a part of a segment.
     pub fn check(file: &str, content: Bytes, system: SystemId, size: SegmentSize) -> anyhow::Result<Self> {
+        let file = Self::named(file, content, system, size)?;
+        file.check_whole()?;
+        Ok(file)
+    }
+
+    fn named(file: &str, content: Bytes, system: SystemId, size: SegmentSize) -> anyhow::Result<Self> {
         let name = ObjectName::of_file(system, file).with_context(|| {
             format!("{file:?} is the name of no file that Postgres archives (a segment, .partial, .history or .backup)")
         })?;
         let kind = walfile::check(&name, &content, system, size)?;
-        if let WalFile::Segment(segment) = kind {
-            walfile::check_whole(segment, &content, size)?;
-        }
         Ok(Self { name, kind, content, size, system })
+    }
+
+    fn check_whole(&self) -> Result<(), WalFileError> {
+        let WalFile::Segment(segment) = self.kind else { return Ok(()) };
+        walfile::check_whole(segment, &self.content, self.size)
     }
 
     /// Packs it and reads what is in it, both at once.

@@ -36,9 +36,8 @@ pub enum WalFileError {
     },
     /// It is a part of a segment, filled up with zeros.
     #[error(
-        "it is no whole segment: its WAL ends at {end}, and zeros follow without a segment switch, as where fetch gave a part of it. On a standby that \
-         archives (archive_mode=always), say fetch --no-tail. It is archived once WAL has filled it; if the server was promoted and none will, \
-         remove its .ready file from pg_wal/archive_status"
+        "it is no whole segment: its WAL ends at {end}, and zeros follow without a segment switch, as where fetch gave a part of it. It is \
+         archived once WAL has filled it"
     )]
     Part {
         /// The end of its last complete record.

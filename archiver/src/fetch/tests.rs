@@ -180,3 +180,29 @@ fn a_file_is_written_whole_or_not_at_all() {
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "nothing temporary is left: {left:?}");
 }
+
+#[test]
+fn a_part_is_done_with_where_the_archive_has_all_of_it() {
+    test(async |archive| {
+        let (bytes, ends) = wal(40);
+        let part = |end: Lsn| [&upto(&bytes, end)[..], &vec![0; 1 << 20]].concat()[..1 << 20].to_vec();
+        let has = async |part: &[u8]| has_all_of(&archive, &control(), &name(""), part).await.unwrap();
+        assert!(!has(&part(ends[9])).await, "nothing is there");
+        archive.put(&tail(ends[9]), upto(&bytes, ends[9])).await.unwrap();
+        assert!(has(&part(ends[9])).await && has(&part(ends[4])).await && !has(&part(ends[10])).await);
+        // A record that is torn at its end is none, and one byte of another record is another segment.
+        let mut torn = part(ends[9]);
+        let end = upto(&bytes, ends[9]).len();
+        torn[end..end + 8].copy_from_slice(&bytes[end..end + 8]);
+        assert!(has(&torn).await);
+        let mut wal = WalBuilder::new(SIZE, Lsn(3 * SIZE.bytes()), SYSTEM);
+        for xid in 1..=10 {
+            wal.commit(xid, PgTime(7));
+        }
+        let mut other = wal.bytes().to_vec();
+        other.resize(1 << 20, 0);
+        assert!(!has(&other).await);
+        archive.put(&name(""), bytes.clone().into()).await.unwrap();
+        assert!(has(&part(ends[20])).await && !has(&other).await);
+    });
+}
