@@ -107,7 +107,7 @@ fn section(content: &str, name: &str) -> Option<Vec<(String, String)>> {
 #[derive(Debug)]
 pub(super) struct ProfileCredentials {
     profile: Profile,
-    last: Mutex<(Option<SystemTime>, Arc<AwsCredential>)>,
+    last: Mutex<([Option<SystemTime>; 2], Arc<AwsCredential>)>,
 }
 
 impl ProfileCredentials {
@@ -157,9 +157,9 @@ fn credential(values: &[(String, String)]) -> Option<AwsCredential> {
     })
 }
 
-/// When the newer of the two files was changed.
-fn stamp(profile: &Profile) -> Option<SystemTime> {
-    [&profile.credentials, &profile.config].iter().filter_map(|path| path.metadata().ok()?.modified().ok()).max()
+/// When each of the two files was changed. Keys may be renewed by a file that is older than the other one.
+fn stamp(profile: &Profile) -> [Option<SystemTime>; 2] {
+    [&profile.credentials, &profile.config].map(|path| path.metadata().ok()?.modified().ok())
 }
 
 #[cfg(test)]
@@ -243,5 +243,10 @@ sso_session = corp
         assert_eq!(credentials.current().key_id, "A9");
         std::fs::write(&path, "").unwrap();
         assert_eq!(credentials.current().key_id, "A9", "half-written files are not gone by");
+        // Written before the other file was, and put in place afterwards.
+        std::fs::write(&path, CREDENTIALS.replace("A1", "A8")).unwrap();
+        let long_ago = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        std::fs::File::options().append(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(credentials.current().key_id, "A8");
     }
 }
