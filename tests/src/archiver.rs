@@ -82,6 +82,13 @@ impl Archiver {
         self
     }
 
+    /// With the keys of the profile in this home's `.aws`, and none of its own.
+    #[must_use]
+    pub fn home(mut self, home: &Path) -> Self {
+        self.envs.retain(|(name, _)| name != "AWS_ACCESS_KEY_ID" && name != "AWS_SECRET_ACCESS_KEY");
+        self.env("HOME", &home.to_string_lossy())
+    }
+
     /// At another URL.
     #[must_use]
     pub fn url(mut self, url: &str) -> Self {

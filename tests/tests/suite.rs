@@ -2,6 +2,7 @@
 
 mod suite {
     mod archive;
+    mod archive_faults;
     mod archive_follow;
     mod archive_serve;
     mod bytes;

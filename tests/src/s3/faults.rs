@@ -86,6 +86,7 @@ impl Refuse {
 pub struct When {
     method: Option<&'static str>,
     part: String,
+    signed_by: String,
     spared: u64,
     times: Option<u64>,
 }
@@ -104,6 +105,12 @@ impl When {
     /// Of these, those whose target has this in it: a part of a key, or of a list's query.
     pub fn of(mut self, part: &str) -> Self {
         part.clone_into(&mut self.part);
+        self
+    }
+
+    /// Of these, those that are signed with this access key.
+    pub fn signed_by(mut self, key: &str) -> Self {
+        self.signed_by = format!("Credential={key}/");
         self
     }
 
@@ -143,8 +150,9 @@ struct Rule {
 impl Rule {
     /// Whether it befalls this request, which is then counted.
     fn befalls(&mut self, head: &RequestHead) -> bool {
-        let matches = self.when.method.is_none_or(|method| head.method() == method) && head.target().contains(&self.when.part);
-        if !matches {
+        let When { method, part, signed_by, .. } = &self.when;
+        let is_method = method.is_none_or(|method| head.method() == method);
+        if !is_method || !head.target().contains(part) || !head.authorization().contains(signed_by) {
             return false;
         }
         self.seen += 1;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use harness::archiver::Launched;
+use harness::postgres::{Setup, VERSIONS};
 use harness::{Archiver, DEADLINE, Fault, Faults, Postgres, Refuse, S3, StopMode, When, eventually};
 use walbus::archive::layout::ObjectName;
 use walbus::{Lsn, SystemId};
@@ -18,7 +19,11 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Result<Self> {
-        let cluster = Postgres::version(18).wal_segment_mb(1).setting("wal_keep_size", "1GB").start().await?;
+        Self::of(Postgres::version(18).setting("wal_keep_size", "1GB")).await
+    }
+
+    async fn of(setup: Setup) -> Result<Self> {
+        let cluster = setup.wal_segment_mb(1).start().await?;
         let system = cluster.system().await?;
         let server = S3::start_new().await?;
         let faults = Faults::before(server.port())?;
@@ -155,7 +160,14 @@ async fn a_server_can_shut_down_with_tails_off_and_its_last_bytes_are_stored() -
 
 #[tokio::test]
 async fn a_promotion_is_followed_history_first() -> Result<()> {
-    let mut stage = Stage::set().await?;
+    for version in VERSIONS {
+        promotion(version).await.with_context(|| format!("on {version}"))?;
+    }
+    Ok(())
+}
+
+async fn promotion(version: u32) -> Result<()> {
+    let mut stage = Stage::of(Postgres::version(version).setting("wal_keep_size", "1GB")).await?;
     let mut daemon = stage.follow(&stage.cluster, "200ms").await?;
     stage.cluster.write_wal(2 << 20).await?;
     stage.cluster.restart_as_standby().await?;
@@ -249,5 +261,159 @@ async fn what_a_dead_server_left_is_filled_in_and_restored() -> Result<()> {
     })
     .await?;
     ensure!(stage.cluster.value("SELECT count(*) FROM t").await? == "4", "{}", stage.cluster.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_cluster_is_refused_and_nothing_of_it_archived() -> Result<()> {
+    let stage = Stage::set().await?;
+    let args = ["--from", &stage.cluster.conninfo(), "--create-slot", "--system-id", "7300000000000000001"];
+    let mut daemon = stage.archiver.launch("follow", args)?;
+    daemon.says("not of 7300000000000000001: nothing is archived of it").await?;
+    ensure!(daemon.log().contains(&stage.system.to_string()) && daemon.log().contains("no WAL is archived"), "{}", daemon.log());
+    ensure!(daemon.stop().await?.success());
+    let keys = stage.server.client()?.keys("wal/").await?;
+    ensure!(keys == ["wal/beyond-pg-archive"], "{keys:?}");
+    let slots = stage.cluster.value("SELECT count(*) FROM pg_replication_slots").await?;
+    ensure!(slots == "0", "a slot was made on another cluster");
+    Ok(())
+}
+
+#[tokio::test]
+async fn wal_that_the_server_has_removed_is_a_gap_by_name_and_no_end() -> Result<()> {
+    let stage = Stage::of(Postgres::version(18).setting("max_wal_size", "4MB").setting("min_wal_size", "2MB")).await?;
+    let mut daemon = stage.follow(&stage.cluster, "200ms").await?;
+    stage.cluster.write_wal(2 << 20).await?;
+    stage.stored(stage.cluster.flush_lsn().await?).await?;
+    ensure!(daemon.stop().await?.success());
+    // As when somebody drops the slot that fills the disk.
+    stage.cluster.execute("SELECT pg_drop_replication_slot('beyond_pg_archiver')").await?;
+    let (segments, _) = stage.archived().await?;
+    let last = segments.iter().max().context("something is archived")?;
+    stage.cluster.write_wal(3 << 20).await?;
+    stage.cluster.execute("CHECKPOINT").await?;
+    let current = stage.cluster.value("SELECT pg_walfile_name(pg_current_wal_lsn())").await?;
+    ensure!(!stage.cluster.wal().join(last).exists() && *last < current, "the server has kept {last}");
+    let mut daemon = stage.follow(&stage.cluster, "200ms").await?;
+    daemon.says("has already been removed").await?;
+    daemon.says("the archive has a gap").await?;
+    ensure!(daemon.log().contains("take a new base backup"), "{}", daemon.log());
+    stage.cluster.write_wal(2 << 20).await?;
+    stage.stored(stage.cluster.flush_lsn().await?).await.with_context(|| daemon.log())?;
+    // The other programs name it as well.
+    let run = stage.archiver.run("verify", ["--system-id", &stage.system.to_string()]).await?;
+    ensure!(run.code == Some(1) && run.stdout.contains("GAP"), "{run:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slot_that_was_invalidated_is_named_with_the_way_out() -> Result<()> {
+    let setup = Postgres::version(18).setting("max_slot_wal_keep_size", "1MB");
+    let stage = Stage::of(setup.setting("max_wal_size", "4MB").setting("min_wal_size", "2MB")).await?;
+    let mut daemon = stage.follow(&stage.cluster, "200ms").await?;
+    stage.stored(stage.cluster.flush_lsn().await?).await?;
+    ensure!(daemon.stop().await?.success());
+    stage.cluster.write_wal(8 << 20).await?;
+    eventually(DEADLINE, "the slot to be invalidated", async || {
+        stage.cluster.execute("CHECKPOINT").await?;
+        Ok((stage.cluster.value("SELECT wal_status FROM pg_replication_slots").await? == "lost").then_some(()))
+    })
+    .await?;
+    let mut daemon = stage.archiver.launch("follow", ["--from", &stage.cluster.conninfo(), "--create-slot"])?;
+    daemon.says("no WAL is archived").await?;
+    let log = daemon.log();
+    ensure!(log.contains("max_slot_wal_keep_size") && log.contains("pg_drop_replication_slot('beyond_pg_archiver')"), "{log}");
+    // The way out is one: it goes on by itself then.
+    stage.cluster.execute("SELECT pg_drop_replication_slot('beyond_pg_archiver')").await?;
+    daemon.says("streaming").await?;
+    stage.stored(stage.cluster.flush_lsn().await?).await.with_context(|| daemon.log())?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_primarys_wal_is_filled_in_before_its_successor_is_followed() -> Result<()> {
+    let mut stage = Stage::set().await?;
+    let setup = Postgres::version(18).wal_segment_mb(1).setting("max_wal_size", "4MB").setting("min_wal_size", "2MB");
+    let standby = setup.setting("wal_keep_size", "0").standby_of(&stage.cluster).await?;
+    let mut daemon = stage.follow(&stage.cluster, "200ms").await?;
+    stage.cluster.write_wal(1 << 20).await?;
+    stage.stored(stage.cluster.flush_lsn().await?).await?;
+    ensure!(daemon.stop().await?.success());
+    // Written while nobody archives, and removed on the standby.
+    stage.cluster.write_wal(6 << 20).await?;
+    let last = stage.cluster.flush_lsn().await?;
+    eventually(DEADLINE, "the standby to have it all", async || {
+        Ok((standby.lsn("SELECT pg_last_wal_replay_lsn()").await? >= last).then_some(()))
+    })
+    .await?;
+    stage.cluster.kill()?;
+    standby.promote().await?;
+    standby.write_wal(6 << 20).await?;
+    standby.execute("CHECKPOINT").await?;
+    let (before, _) = stage.archived().await?;
+    let first = standby.segments()?.first().map(|segment| segment.name(standby.segment_size()).to_string());
+    ensure!(first.is_some_and(|first| first.starts_with("00000002")), "the standby has what is to be filled in");
+    let dead = stage.cluster.wal();
+    let from = standby.conninfo();
+    let args =
+        ["--from", &from, "--create-slot", "--tail-interval", "200ms", "--pg-wal", &dead.to_string_lossy()].map(str::to_owned);
+    let mut daemon = stage.archiver.launch("follow", args)?;
+    daemon.says("streaming").await?;
+    let (after, _) = stage.archived().await?;
+    let filled: Vec<_> = after.iter().filter(|name| !before.contains(name) && name.starts_with("00000001")).collect();
+    ensure!(filled.len() >= 5, "{filled:?}: {}", daemon.log());
+    let client = stage.server.client()?;
+    for name in filled {
+        let held = stage.archiver.content(&client, stage.system, name).await?.context("it was listed")?;
+        ensure!(held == std::fs::read(dead.join(name))?, "{name} is another");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_standby_that_archives_by_itself_goes_on_after_its_promotion() -> Result<()> {
+    let mut stage = Stage::set().await?;
+    let mut daemon = stage.follow(&stage.cluster, "200ms").await?;
+    let push = format!("{} %p", stage.archiver.command_line("push")?);
+    let fetch = format!("{} %f %p", stage.archiver.command_line("fetch")?);
+    let setup = Postgres::version(18).wal_segment_mb(1).setting("wal_keep_size", "1GB").setting("archive_mode", "always");
+    let mut standby = setup.setting("archive_command", &push).setting("restore_command", &fetch).standby_of(&stage.cluster).await?;
+    standby.kill()?;
+    stage.cluster.write_wal(3 << 20).await?;
+    stage.cluster.execute("CREATE TABLE t AS SELECT 1 AS n").await?;
+    let last = stage.cluster.flush_lsn().await?;
+    stage.stored(last).await?;
+    stage.cluster.kill()?;
+    ensure!(daemon.stop().await?.success());
+    // All that it gets comes from the archive, the last of it a part of a segment.
+    standby.append_settings(&[("primary_conninfo", "")])?;
+    standby.start().await?;
+    eventually(DEADLINE, "the standby to have it all", async || {
+        Ok((standby.lsn("SELECT pg_last_wal_replay_lsn()").await? >= last).then_some(()))
+    })
+    .await
+    .with_context(|| standby.log())?;
+    standby.promote().await?;
+    ensure!(standby.value("SELECT n FROM t").await? == "1");
+    standby.write_wal(2 << 20).await?;
+    eventually(DEADLINE, "the new timeline's first segment", async || {
+        let client = stage.server.client()?;
+        let files = stage.archiver.files(&client, stage.system).await?;
+        Ok(files.iter().any(|name| name.len() == 24 && name.starts_with("00000002")).then_some(()))
+    })
+    .await
+    .with_context(|| standby.log())?;
+    ensure!(standby.log().contains("the archive has all of its records"), "{}", standby.log());
+    // What is in the archive as a part is no whole segment by that.
+    let (segments, tails) = stage.archived().await?;
+    let end = stage.cluster.segment_size().floor(last);
+    ensure!(!tails.is_empty(), "{segments:?}");
+    ensure!(
+        segments.iter().filter(|name| name.starts_with("00000001")).all(|name| {
+            let segment = name.parse::<walbus::SegmentName>().ok().and_then(|name| name.segment(stage.cluster.segment_size()));
+            segment.is_some_and(|segment| segment.end(stage.cluster.segment_size()) <= end)
+        }),
+        "{segments:?}"
+    );
     Ok(())
 }

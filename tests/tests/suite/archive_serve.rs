@@ -16,7 +16,11 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Result<Self> {
-        let setup = Postgres::version(18).wal_segment_mb(1).setting("archive_mode", "on").setting("wal_keep_size", "1GB");
+        Self::of(18).await
+    }
+
+    async fn of(version: u32) -> Result<Self> {
+        let setup = Postgres::version(version).wal_segment_mb(1).setting("archive_mode", "on").setting("wal_keep_size", "1GB");
         let cluster = setup.start().await?;
         let server = S3::start_new().await?;
         let faults = Faults::before(server.port())?;
@@ -239,15 +243,30 @@ async fn expired_credentials_are_waited_out_and_a_stop_abandons_what_hangs() -> 
 
 #[tokio::test]
 async fn recovery_finds_what_it_asks_for_already_there() -> Result<()> {
-    let mut stage = Stage::set().await?;
+    recovered_ahead(18).await
+}
+
+#[tokio::test]
+async fn so_it_does_on_older_versions() -> Result<()> {
+    for version in [15, 16, 17] {
+        recovered_ahead(version).await.with_context(|| format!("on {version}"))?;
+    }
+    Ok(())
+}
+
+async fn recovered_ahead(version: u32) -> Result<()> {
+    let mut stage = Stage::of(version).await?;
     stage.cluster.archive_by(&stage.archiver).await?;
     stage.cluster.execute("CREATE TABLE t (n int)").await?;
     let older = stage.cluster.snapshot().await?;
+    let mut daemon = stage.serve().await?;
     for row in 0..12 {
         stage.cluster.execute(&format!("INSERT INTO t VALUES ({row})")).await?;
         stage.cluster.write_wal(1 << 20).await?;
     }
     stage.all_archived().await?;
+    ensure!(daemon.metric("beyond_pg_archiver_uploads_total").await? >= 10.0, "{}", daemon.log());
+    ensure!(daemon.stop().await?.success());
     stage.cluster.kill()?;
     stage.cluster.restore(&older).await?;
     let mut daemon = stage.serve().await?;

@@ -8,8 +8,8 @@ mod parameters;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use harness::pitr::{Base, Story};
-use harness::{Postgres, StopMode};
+use harness::pitr::{Archive, Base, Story};
+use harness::{Postgres, ShiftedClock, StopMode};
 use serde_json::Value;
 
 /// A story over a promotion: a base backup and a copy of one moment, commits whose times go back and forth.
@@ -287,6 +287,93 @@ async fn an_archive_is_proven_and_pruned() {
     assert_eq!(story.archive.json(&["verify", "--full"]).await.unwrap()["whole"], true);
     assert_eq!(rows_after(&story, &story.bases[2], &["--latest"]).await, story.rows_before(story.events.len()));
     assert!(story.refusal(&story.bases[0], &["--latest"]).await.unwrap().contains("has no WAL"));
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_whole_is_passed_over_and_no_more() {
+    let mut story = story(18).await;
+    let state = story.archive.folder().join("state.json").display().to_string();
+    let verify = async |archive: &Archive, full: bool| {
+        let args = ["verify", "--json", "--state", &state, "--full"];
+        let output = archive.run(&args[..if full { 5 } else { 4 }]).await.unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        assert_eq!(output.status.success(), report["whole"] == true, "{report}");
+        let count = |name: &str| report[name].as_u64().unwrap();
+        (count("checked"), count("passed_over"), report)
+    };
+    let (all, none, _) = verify(&story.archive, false).await;
+    assert!(all > 5 && none == 0, "{all} {none}");
+    // What is new alone is looked at; what was only looked at is read when all is to be read, and once.
+    story.commit(0, 2_200_000).await.unwrap();
+    story.archived().await.unwrap();
+    let (new, known, report) = verify(&story.archive, false).await;
+    assert!(new >= 4 && known == all && report["whole"] == true, "{report}");
+    let (read, passed, _) = verify(&story.archive, true).await;
+    assert_eq!((read, passed), (all + new, 0));
+    assert_eq!(verify(&story.archive, true).await.0, 0);
+    assert_eq!(verify(&story.archive, false).await.0, 0);
+    // What has changed is looked at again, as long as it is not whole.
+    let segments = segments(&story);
+    let content = fs::read(&segments[2]).unwrap();
+    let mut broken = content.clone();
+    *broken.last_mut().unwrap() ^= 1;
+    fs::write(&segments[2], &broken).unwrap();
+    for _ in 0..2 {
+        let (read, _, report) = verify(&story.archive, true).await;
+        assert!(read >= 1 && report["damaged"][0]["object"].as_str().unwrap().contains(&name(&segments[2])), "{report}");
+    }
+    fs::write(&segments[2], &content).unwrap();
+    assert_eq!(verify(&story.archive, true).await.2["whole"], true);
+    // What is gone was known, and is a gap all the same.
+    fs::remove_file(&segments[2]).unwrap();
+    let (_, _, report) = verify(&story.archive, false).await;
+    assert!(report["gaps"][0]["first"] == name(&segments[2]).as_str(), "{report}");
+}
+
+#[tokio::test]
+async fn what_is_older_than_an_age_is_pruned() {
+    let mut story = Story::begin(18).await.unwrap();
+    let hours = |hours: i64| hours * 3_600_000_000;
+    // Three days of it, with base backups between.
+    story.commit(0, 1000).await.unwrap();
+    story.back_up().await.unwrap();
+    story.commit(hours(24), 1_200_000).await.unwrap();
+    story.back_up().await.unwrap();
+    story.commit(hours(48), 1_200_000).await.unwrap();
+    story.commit(hours(72), 1000).await.unwrap();
+    story.archived().await.unwrap();
+    let before = segments(&story);
+    let clock = ShiftedClock::new().await.unwrap();
+    clock.shift_us(hours(72)).unwrap();
+    let run = async |args: &[&str]| {
+        let mut command = story.archive.command(&[&["prune", "--json"], args].concat()).unwrap();
+        command.envs(clock.environment());
+        harness::program::output(command).await.unwrap()
+    };
+    let prune = async |args: &[&str]| {
+        let output = run(args).await;
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    };
+    // Of three days ago and a bit there is no base: nobody knows what is needed.
+    let refused = run(&["--keep-age", "80h", "--apply"]).await;
+    let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.contains("nothing was deleted") && segments(&story) == before, "{refused}");
+    // The first base reaches the moment before the second commit, the second one every moment since.
+    let bases = story.archive.json(&["window"]).await.unwrap()["timelines"][0]["bases"].clone();
+    let said = prune(&["--keep-age", "60h"]).await;
+    assert!(said["keep_from"] == bases[0]["start"] && said["bases_lost"] == serde_json::json!([]), "{said}");
+    let said = prune(&["--keep-age", "36h"]).await;
+    assert!(said["keep_from"] == bases[1]["start"] && said["applied"] == false && segments(&story) == before, "{said}");
+    let done = prune(&["--keep-age", "36h", "--apply"]).await;
+    assert!(done["objects"] == said["objects"] && done["bases_lost"][0]["start"] == bases[0]["start"], "{done}");
+    assert!(segments(&story).len() < before.len());
+    assert_eq!(story.archive.json(&["verify", "--full"]).await.unwrap()["whole"], true);
+    assert_eq!(rows_after(&story, &story.bases[1], &["--latest"]).await, story.rows_before(4));
+    let time = text(&story, story.events[2].from_us).await;
+    assert_eq!(rows_after(&story, &story.bases[1], &["--target-time", &time]).await, story.rows_before(3));
+    assert!(story.refusal(&story.bases[0], &["--latest"]).await.unwrap().contains("has no WAL"));
+    // The same again finds nothing to do.
+    assert_eq!(prune(&["--keep-age", "36h", "--apply"]).await["objects"], serde_json::json!([]));
 }
 
 #[tokio::test]

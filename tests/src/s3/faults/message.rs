@@ -69,6 +69,11 @@ impl RequestHead {
         self.0.first.split(' ').nth(1).unwrap_or_default()
     }
 
+    /// Who signed it; empty where nobody did.
+    pub(super) fn authorization(&self) -> &str {
+        self.0.header("authorization").unwrap_or_default()
+    }
+
     /// The bytes of its body.
     pub(super) fn length(&self) -> u64 {
         self.0.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)
