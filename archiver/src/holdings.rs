@@ -214,7 +214,12 @@ impl Holdings {
             Held::Whole if !self.inventory.indexes.contains(&link.segment) => Ok(None),
             Held::Whole => {
                 let name = ObjectName::Index { system, segment: self.inventory.name(link.segment) };
-                let Some(json) = self.archive.get(&name).await.context("read an index")? else { return Ok(None) };
+                let json = match self.archive.get(&name).await {
+                    Ok(Some(json)) => json,
+                    // The segment has all that was in it.
+                    Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(None),
+                    Err(error) => return Err(error).context("read an index"),
+                };
                 let index = SegmentIndex::parse(&json).ok();
                 Ok(index.filter(|index| {
                     index.system == system && index.timeline == link.segment.timeline && index.start == link.segment.start(size)
@@ -273,9 +278,20 @@ async fn beyond_partial(archive: &Archive, inventory: &Inventory) -> anyhow::Res
 /// The size of the cluster's segments: any whole one has it.
 async fn segment_size(archive: &Archive, names: &[ObjectName]) -> anyhow::Result<SegmentSize> {
     let is_full = |name: &&ObjectName| matches!(name, ObjectName::Partial { .. } | ObjectName::Segment { .. });
-    if let Some(name) = names.iter().find(is_full) {
-        let header = archive.header(name).await?.with_context(|| format!("{} is gone", archive.url_of(name)))?;
-        return SegmentSize::new(header.plain_bytes).with_context(|| format!("the length of {}", archive.url_of(name)));
+    let mut damaged = None;
+    // From the newest on: what can't be read of old ones is told by who reads them.
+    for name in names.iter().rev().filter(is_full) {
+        match archive.header(name).await {
+            Ok(Some(header)) => {
+                return SegmentSize::new(header.plain_bytes).with_context(|| format!("the length of {}", archive.url_of(name)));
+            }
+            Err(error @ StoreError::Damaged { .. }) => damaged = Some(error),
+            Ok(None) => bail!("{} is gone", archive.url_of(name)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some(damaged) = damaged {
+        return Err(damaged.into());
     }
     let Some(name) = names.iter().find(|name| matches!(name, ObjectName::Tail { .. })) else {
         bail!("the archive holds no segment of this cluster yet")

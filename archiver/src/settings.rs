@@ -45,6 +45,15 @@ pub struct StoreArgs {
     #[arg(long, value_name = "FILE", env = "BEYOND_PG_ARCHIVE_KEY_FILE", value_delimiter = ',')]
     pub key_file: Vec<PathBuf>,
 
+    /// Read what is not encrypted as well, though there is a key: for an archive that was begun without one.
+    ///
+    /// Without this, with a key only what is encrypted is believed: whoever may write to the store could put other WAL there.
+    #[arg(
+        long, value_name = "BOOL", env = "BEYOND_PG_ARCHIVE_ALLOW_PLAIN", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true
+    )]
+    pub allow_plain: bool,
+
     /// zstd's level, 1 to 19, or none to store segments as they are.
     #[arg(long, value_name = "LEVEL|none", env = "BEYOND_PG_ARCHIVE_COMPRESS", default_value = "1", value_parser = parse_level)]
     pub compress: Compress,
@@ -128,7 +137,8 @@ impl StoreArgs {
 
     fn keys(&self) -> anyhow::Result<Keys> {
         let files = self.key_file.iter().filter(|path| !path.as_os_str().is_empty());
-        files.map(|path| key(path)).collect::<anyhow::Result<Vec<_>>>().map(Keys::new)
+        let keys = files.map(|path| key(path)).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Keys::new(keys).allowing_plain(self.allow_plain))
     }
 }
 
@@ -138,7 +148,7 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 }
 
 fn place_hash(store: &str, keys: &Keys, variables: &[(String, String)]) -> anyhow::Result<ContentHash> {
-    let mut text = format!("{}\n{keys}\n", store.trim_end_matches('/'));
+    let mut text = format!("{}\n{keys}\nplain={}\n", store.trim_end_matches('/'), keys.take_plain());
     // A folder and the other stores have no profile that could be missing.
     if store.starts_with("s3:") {
         // As it is found in the end: the variables that name a profile and its files are many, and the files change.
@@ -245,6 +255,15 @@ mod tests {
         }
         assert_eq!(parse_timeout("2m"), Ok(Duration::from_secs(120)));
         assert!(parse_timeout("0").is_err() && parse_timeout("100ms").is_err() && parse_timeout("soon").is_err());
+    }
+
+    #[test]
+    fn who_believes_more_is_not_believed_by_who_believes_less() {
+        let hash = |keys: Keys| place_hash("file:///wal", &keys, &[]).unwrap();
+        let keys = || Keys::new(vec![Key::new([1; 32])]);
+        assert_ne!(hash(keys()), hash(keys().allowing_plain(true)));
+        assert_ne!(hash(keys().allowing_plain(true)), hash(Keys::none()));
+        assert_eq!(hash(Keys::none()), hash(Keys::none().allowing_plain(true)), "without a key it means nothing");
     }
 
     #[test]

@@ -130,6 +130,9 @@ fn command(program: OsString, store: &StoreArgs) -> anyhow::Result<String> {
     for file in &store.key_file {
         add("--key-file", std::path::absolute(file).context("find --key-file")?.into_os_string());
     }
+    if store.allow_plain {
+        arguments.push("--allow-plain=true".into());
+    }
     if store.allow_http {
         arguments.push("--allow-http=true".into());
     }
@@ -208,5 +211,7 @@ mod tests {
             "'/opt/beyond pg/archiver' fetch %f \"%p\" --store 'file:///a%%20b' --key-file '/etc/its key'"
         );
         assert!(command("a\nb").is_err());
+        let store = Store::try_parse_from(["x", "--store", "file:///a", "--allow-plain"]).unwrap().store;
+        assert_eq!(super::command("/x".into(), &store).unwrap(), "/x fetch %f \"%p\" --store file:///a --allow-plain=true");
     }
 }

@@ -11,7 +11,7 @@ const PLAIN_BYTES_MAX: u64 = 1 << 20;
 
 fuzz_target!(|data: &[u8]| {
     let Some(([kind, at_high, at_low, flip], data)) = data.split_first_chunk::<4>() else { return };
-    let keys = Keys::new(vec![Key::new([1; 32])]);
+    let keys = Keys::new(vec![Key::new([1; 32])]).allowing_plain(true);
     let at = usize::from(*at_high) << 8 | usize::from(*at_low);
     match kind % 4 {
         0 => opened(data, &keys),
@@ -27,6 +27,8 @@ fn opened(object: &[u8], keys: &Keys) {
             if header.plain_bytes > PLAIN_BYTES_MAX {
                 return;
             }
+            // Nobody without the key makes what is believed with it.
+            assert!(open(object, &keys.clone().allowing_plain(false)).is_err());
             if let Ok((_, plain)) = open(object, keys) {
                 assert_eq!((plain.len() as u64, sha256(&plain)), (header.plain_bytes, header.plain_sha256));
             }

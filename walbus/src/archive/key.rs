@@ -71,43 +71,59 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
-/// The keys that are at hand: the first one encrypts, all of them decrypt.
+/// The keys that are at hand: the first one encrypts, all of them decrypt. Where there is one, what is not encrypted is not believed: anyone
+/// could have made it.
 #[derive(Debug, Clone, Default)]
-pub struct Keys(Vec<Key>);
+pub struct Keys {
+    keys: Vec<Key>,
+    allows_plain: bool,
+}
 
 impl Keys {
     /// These keys.
     #[must_use]
     pub const fn new(keys: Vec<Key>) -> Self {
-        Self(keys)
+        Self { keys, allows_plain: false }
     }
 
     /// No key: nothing is encrypted.
     #[must_use]
     pub const fn none() -> Self {
-        Self(Vec::new())
+        Self::new(Vec::new())
+    }
+
+    /// The same, that take what is not encrypted as well: for an archive that was begun without a key.
+    #[must_use]
+    pub fn allowing_plain(self, allows_plain: bool) -> Self {
+        Self { allows_plain, ..self }
+    }
+
+    /// Whether what is not encrypted is taken.
+    #[must_use]
+    pub const fn take_plain(&self) -> bool {
+        self.keys.is_empty() || self.allows_plain
     }
 
     /// The key that objects are encrypted with; `None` where they are not.
     #[must_use]
     pub fn sealing(&self) -> Option<&Key> {
-        self.0.first()
+        self.keys.first()
     }
 
     /// The key of this id.
     #[must_use]
     pub fn find(&self, id: KeyId) -> Option<&Key> {
-        self.0.iter().find(|key| key.id == id)
+        self.keys.iter().find(|key| key.id == id)
     }
 }
 
 impl fmt::Display for Keys {
     /// Their ids.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
+        if self.keys.is_empty() {
             return f.write_str("none");
         }
-        for (number, key) in self.0.iter().enumerate() {
+        for (number, key) in self.keys.iter().enumerate() {
             let comma = if number == 0 { "" } else { ", " };
             write!(f, "{comma}{}", key.id)?;
         }

@@ -13,7 +13,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use super::envelope::{HEADER_BYTES, Header, Sealing, open, seal};
+use super::envelope::{Encryption, HEADER_BYTES, Header, OpenError, Sealing, open, seal};
 use super::key::Keys;
 use super::layout::{self, ObjectName};
 use crate::ident::{PgTime, SystemId, Timeline};
@@ -410,6 +410,9 @@ impl Archive {
         let header = header.ok_or_else(|| damaged(format!("it is cut off after {size} bytes")))?;
         if header.object_bytes() != size {
             return Err(damaged(format!("it has {size} bytes, its header says {}", header.object_bytes())));
+        }
+        if header.encryption == Encryption::None && !self.keys().take_plain() {
+            return Err(StoreError::of_open(OpenError::Plain, self.shown(path)));
         }
         Ok(Some(header))
     }

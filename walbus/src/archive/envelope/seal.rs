@@ -31,6 +31,12 @@ pub enum OpenError {
         /// The ids of the keys that are there.
         given: String,
     },
+    /// It is not encrypted, where all has to be.
+    #[error(
+        "it is not encrypted, and with a key only what is encrypted is believed: whoever may write to the store could have put it there. If \
+         it was archived before there was a key, say --allow-plain until none of these is left"
+    )]
+    Plain,
 }
 
 /// The hash by which contents are compared.
@@ -89,6 +95,7 @@ pub fn open(object: &[u8], keys: &Keys) -> Result<(Header, Vec<u8>), OpenError> 
         codec::decode(frame, plain_bytes).map_err(|error| damaged(format!("its content can't be unpacked: {error}")))
     };
     let plain = match &header.encryption {
+        Encryption::None if !keys.take_plain() => return Err(OpenError::Plain),
         Encryption::None => decode(payload)?,
         Encryption::Aes256Gcm { key, salt } => {
             let found = keys.find(*key).ok_or_else(|| OpenError::Key { key: *key, given: keys.to_string() })?;

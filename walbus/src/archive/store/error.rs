@@ -144,7 +144,7 @@ impl StoreError {
     pub(super) fn of_open(error: OpenError, object: String) -> Self {
         match error {
             OpenError::Key { .. } => Self::Settings { problem: format!("{object}: {error}") },
-            OpenError::Damaged(_) | OpenError::Header(_) => Self::Damaged { object, problem: error.to_string() },
+            OpenError::Damaged(_) | OpenError::Header(_) | OpenError::Plain => Self::Damaged { object, problem: error.to_string() },
         }
     }
 

@@ -201,6 +201,34 @@ fn an_encrypted_archive_keeps_the_rules() {
 }
 
 #[test]
+fn with_a_key_what_is_not_encrypted_is_not_believed() {
+    let (folder, plain) = folder(options());
+    block_on(plain.probe()).unwrap();
+    block_on(plain.put(&segment(1), bytes("from before, or from who knows whom"))).unwrap();
+    let url = plain.url().to_owned();
+    let with = |keys: Keys| Archive::open(&url, Options { keys, ..options() }).unwrap();
+    let key = Key::new([5; 32]);
+    let archive = with(Keys::new(vec![key.clone()]));
+    for error in [
+        block_on(archive.get(&segment(1))).unwrap_err(),
+        block_on(archive.header(&segment(1))).unwrap_err(),
+        // The same content is no success: nobody could read it back.
+        block_on(archive.put(&segment(1), bytes("from before, or from who knows whom"))).unwrap_err(),
+    ] {
+        assert!(matches!(&error, StoreError::Damaged { problem, .. } if problem.contains("--allow-plain")), "{error}");
+    }
+    block_on(archive.put(&segment(2), bytes("encrypted"))).unwrap();
+
+    let both = with(Keys::new(vec![key]).allowing_plain(true));
+    assert_eq!(block_on(both.get(&segment(1))), Ok(Some(bytes("from before, or from who knows whom"))));
+    assert_eq!(block_on(both.get(&segment(2))), Ok(Some(bytes("encrypted"))));
+    assert_eq!(block_on(both.put(&segment(1), bytes("from before, or from who knows whom"))), Ok(Put::Same));
+    block_on(both.put(&segment(3), bytes("encrypted"))).unwrap();
+    assert_eq!(block_on(archive.get(&segment(3))), Ok(Some(bytes("encrypted"))), "what is put is encrypted all the same");
+    drop(folder);
+}
+
+#[test]
 fn nothing_is_missing_where_there_is_no_archive() {
     let (_, archive) = memory();
     block_on(async {
