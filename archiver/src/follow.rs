@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,8 +19,11 @@ use walbus::clock::SystemClock;
 use walbus::conninfo;
 use walbus::units::parse_duration;
 
+use crate::serve::http;
 use crate::settings::StoreArgs;
 
+pub mod lag;
+pub mod metrics;
 pub mod plan;
 pub mod received;
 pub mod session;
@@ -70,6 +74,10 @@ pub struct FollowArgs {
     #[arg(long, value_name = "NUMBER", env = "BEYOND_PG_ARCHIVE_JOBS", value_parser = crate::serve::parse_jobs)]
     pub jobs: Option<usize>,
 
+    /// Serve health and metrics there, over HTTP [default: nowhere].
+    #[arg(long, value_name = "ADDRESS", env = "BEYOND_PG_ARCHIVE_HTTP")]
+    pub http: Option<String>,
+
     /// Where the archive is.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -96,8 +104,18 @@ pub async fn run(args: FollowArgs) -> anyhow::Result<ExitCode> {
     let server = conninfo::Config::parse(&args.from, &walbus::source::environment()).context("--from")?;
     let server = server.or_application_name(APPLICATION_NAME).or_connect_timeout(CONNECT_TIMEOUT);
     let store = args.store.clone();
-    let stow = stow::Stow::new(Box::new(move || store.archive_without_retries()), SystemClock::new())?;
+    let clock = SystemClock::new();
+    let metrics = Arc::new(metrics::Metrics::new(clock, &args.slot));
+    let stow = stow::Stow::new(Box::new(move || store.archive_without_retries()), clock, Arc::clone(&metrics))?;
     let (stop, stopping) = watch::channel(false);
+    if let Some(address) = &args.http {
+        let mut stopping = stopping.clone();
+        let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
+        let (address, serving) =
+            http::bind(address, metrics, stopped).await.with_context(|| format!("listen on --http {address}"))?;
+        tokio::spawn(serving);
+        println!("metrics at http://{address}/metrics");
+    }
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut following = Box::pin(session::Follow::new(server, args, stow, stopping).run());
     tokio::select! {

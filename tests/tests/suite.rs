@@ -12,6 +12,7 @@ mod suite {
     mod divergence;
     mod equality;
     mod faults;
+    mod follow_metrics;
     mod garbage;
     mod harness;
     mod pitr;

@@ -388,6 +388,12 @@ impl Received {
         Lsn(self.segment.start(self.size).0 + self.current.len() as u64)
     }
 
+    /// The timeline of what comes.
+    #[must_use]
+    pub const fn timeline(&self) -> Timeline {
+        self.segment.timeline
+    }
+
     /// The end of what the store has acknowledged without a gap; `None` before it has acknowledged anything.
     #[must_use]
     pub const fn flushed(&self) -> Option<Lsn> {

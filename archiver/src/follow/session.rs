@@ -15,6 +15,7 @@ use walbus::source::{self, Class, Client, CopyStream, Event, Mode, SourceError};
 use walbus::{Lsn, Segment, SegmentSize, SystemId, Timeline, WalFile};
 
 use super::FollowArgs;
+use super::lag::Lag;
 use super::plan::{Known, Plan, PlanError, Step};
 use super::received::{Held, Received, ReceivedError};
 use super::stow::{Cluster, Stow};
@@ -73,6 +74,7 @@ pub struct Follow {
     probed: bool,
     /// Where the archive ends whose continuation the server no longer has.
     gave_up: Option<Lsn>,
+    lag: Lag,
 }
 
 /// What a session is about.
@@ -83,12 +85,14 @@ struct Session {
     reported: Option<Lsn>,
     next_status: Duration,
     heard: Duration,
+    /// Where it started.
+    start: Lsn,
 }
 
 impl Follow {
     pub(super) fn new(server: Config, args: FollowArgs, stow: Stow, stop: watch::Receiver<bool>) -> Self {
         let system = args.system_id;
-        Self { server, args, stow, stop, system, filled: false, probed: false, gave_up: None }
+        Self { server, args, stow, stop, system, filled: false, probed: false, gave_up: None, lag: Lag::default() }
     }
 
     /// Follows until told to stop.
@@ -108,6 +112,7 @@ impl Follow {
                     stored?;
                 }
             }
+            self.tell_end(&ended);
             match ended {
                 SessionEnd::Stopped => {
                     self.stow.finish().await;
@@ -167,7 +172,9 @@ impl Follow {
         let history = history.filter(|_| first.timeline == known.timeline);
         let received = self.answered(self.prepare(cluster, first, &mut client, &known, history)).await?;
         let now = self.stow.now();
-        let session = session.insert(Session { cluster, received, reported: None, next_status: now, heard: now });
+        let at = received.end();
+        self.lag.handle_server(known.flushed, now);
+        let session = session.insert(Session { cluster, received, reported: None, next_status: now, heard: now, start: at });
         let mut start = first;
         loop {
             let starting = client.start_physical(Some(&self.args.slot), start.start(cluster.size), start.timeline);
@@ -316,6 +323,7 @@ impl Follow {
         loop {
             self.stow.turn(&mut session.received, session.cluster);
             self.report(&mut stream, session).await;
+            self.tell(session, true);
             let now = self.stow.now();
             let next = [
                 Some(session.next_status),
@@ -330,7 +338,9 @@ impl Follow {
                 stored = self.stow.stored(&mut session.received) => stored.map_err(SessionEnd::Fatal)?,
                 event = stream.next(), if !is_full => {
                     session.heard = self.stow.now();
-                    if take(&mut session.received, &mut stream, event?)? {
+                    let taken = take(&mut session.received, &mut stream, event?)?;
+                    self.lag.handle_server(taken.server_end.max(session.received.end()), session.heard);
+                    if taken.is_end {
                         return Ok(stream);
                     }
                 }
@@ -344,6 +354,44 @@ impl Follow {
                 }
             }
         }
+    }
+
+    /// Tells the metrics why nothing is received.
+    fn tell_end(&self, ended: &SessionEnd) {
+        let metrics = &self.stow.metrics;
+        if let SessionEnd::Store(error) = ended {
+            metrics.failed(error);
+        }
+        metrics.update(|figures| {
+            figures.server_problem = Some(ended.to_string());
+            if let SessionEnd::Store(error) = ended {
+                figures.store_problem = Some(error.to_string());
+            }
+        });
+    }
+
+    /// Tells the metrics how all stands.
+    fn tell(&mut self, session: &Session, is_streaming: bool) {
+        // What lies before where the session starts is in the archive, or will never be.
+        self.lag.handle_archived(session.received.flushed().unwrap_or(session.start));
+        let (lag, stow) = (&self.lag, &self.stow);
+        let now = stow.now();
+        stow.metrics.update(|figures| {
+            figures.lag_bytes = lag.bytes();
+            figures.lag_since = lag.since();
+            (figures.server, figures.archived) = (lag.server(), lag.archived());
+            figures.received = session.received.end();
+            figures.timeline = Some(session.received.timeline());
+            figures.running = stow.running();
+            figures.heard = Some(session.heard);
+            figures.answered = stow.outage.since_answer(now).map(|ago| now.saturating_sub(ago)).or(figures.answered);
+            if figures.store_problem.as_deref() != stow.outage.reason() {
+                figures.store_problem = stow.outage.reason().map(str::to_owned);
+            }
+            if is_streaming {
+                figures.server_problem = None;
+            }
+        });
     }
 
     /// Reports what is stored, where that has moved or it is time.
@@ -379,6 +427,7 @@ impl Follow {
         let mut until = is_stopping.then(|| self.stow.now() + STOP_DEADLINE);
         loop {
             self.stow.turn(&mut session.received, session.cluster);
+            self.tell(session, false);
             if session.received.is_stored() {
                 return Ok(());
             }
@@ -415,22 +464,36 @@ async fn held_of(archive: &Archive, cluster: Cluster, segment: Segment) -> Resul
     Ok(held)
 }
 
-/// Takes an event and all that has arrived behind it, while there is room. Says whether the timeline has ended.
-fn take(received: &mut Received, stream: &mut CopyStream, first: Event) -> Result<bool, SessionEnd> {
+/// What was taken of a stream.
+struct Taken {
+    /// Whether the timeline has ended.
+    is_end: bool,
+    /// How far the server's WAL goes, as it said last.
+    server_end: Lsn,
+}
+
+/// Takes an event and all that has arrived behind it, while there is room.
+fn take(received: &mut Received, stream: &mut CopyStream, first: Event) -> Result<Taken, SessionEnd> {
+    let mut server_end = Lsn::INVALID;
     let mut next = Some(first);
     while let Some(event) = next {
         match event {
-            Event::End => return Ok(true),
+            Event::End => return Ok(Taken { is_end: true, server_end }),
             // A report goes out at least once a second. A server that shuts down asks, and waits until all is stored.
-            Event::Keepalive(keepalive) if keepalive.reply_requested && keepalive.server_end <= received.end() => {
-                received.handle_urgent()
+            Event::Keepalive(keepalive) => {
+                server_end = server_end.max(keepalive.server_end);
+                if keepalive.reply_requested && keepalive.server_end <= received.end() {
+                    received.handle_urgent();
+                }
             }
-            Event::Keepalive(_) => {}
-            Event::Wal(wal) => received.handle_wal(wal.start, &wal.data)?,
+            Event::Wal(wal) => {
+                server_end = server_end.max(wal.server_end);
+                received.handle_wal(wal.start, &wal.data)?;
+            }
         }
         next = if received.is_full() { None } else { stream.try_next()? };
     }
-    Ok(false)
+    Ok(Taken { is_end: false, server_end })
 }
 
 /// The history of a timeline, and its file. Timeline 1 has none.

@@ -1,5 +1,7 @@
 //! Puts what [`Received`] gives into the archive, several at once, and tries again where the store is away.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -9,6 +11,7 @@ use walbus::archive::store::{Archive, Put, StoreError};
 use walbus::clock::{Clock, SystemClock};
 use walbus::{Lsn, Segment, SegmentSize, SystemId, WalFile};
 
+use super::metrics::{Metrics, Uploaded};
 use super::received::{Delete, Id, Received, Supersedes, Upload};
 use crate::push;
 use crate::serve::engine::Opener;
@@ -28,15 +31,16 @@ pub(super) struct Stow {
     reopen: bool,
     pub(super) outage: Outage,
     clock: SystemClock,
-    work: JoinSet<(Id, anyhow::Result<()>)>,
+    pub(super) metrics: Arc<Metrics>,
+    work: JoinSet<(Id, Uploaded, anyhow::Result<()>)>,
     deleting: JoinSet<()>,
 }
 
 impl Stow {
-    pub(super) fn new(open: Opener, clock: SystemClock) -> anyhow::Result<Self> {
+    pub(super) fn new(open: Opener, clock: SystemClock, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let archive = open()?;
         let (work, deleting) = (JoinSet::new(), JoinSet::new());
-        Ok(Self { open, archive, reopen: false, outage: Outage::default(), clock, work, deleting })
+        Ok(Self { open, archive, reopen: false, outage: Outage::default(), clock, metrics, work, deleting })
     }
 
     pub(super) const fn archive(&self) -> &Archive {
@@ -50,6 +54,11 @@ impl Stow {
     /// The time as Postgres counts it.
     pub(super) fn time(&self) -> walbus::PgTime {
         self.clock.now()
+    }
+
+    /// How many uploads run.
+    pub(super) fn running(&self) -> usize {
+        self.work.len()
     }
 
     /// Starts what is to be started.
@@ -75,7 +84,8 @@ impl Stow {
         }
         while let Some((id, upload)) = received.poll_upload(now, &self.outage) {
             let archive = self.archive.clone();
-            self.work.spawn(async move { (id, Box::pin(put(&archive, cluster, upload)).await) });
+            let uploaded = Uploaded::of(&upload);
+            self.work.spawn(async move { (id, uploaded, Box::pin(put(&archive, cluster, upload)).await) });
         }
         while self.deleting.try_join_next().is_some() {}
         while let Some(superseded) = received.poll_delete() {
@@ -95,16 +105,18 @@ impl Stow {
     /// What must not be gone on after: other content under the same name, or WAL that is none.
     pub(super) async fn stored(&mut self, received: &mut Received) -> anyhow::Result<()> {
         let Some(joined) = self.work.join_next().await else { return std::future::pending().await };
-        let (id, put) = joined.context("an upload died")?;
+        let (id, uploaded, put) = joined.context("an upload died")?;
         let now = self.now();
         let error = match put {
             Ok(()) => {
+                self.metrics.uploaded(&uploaded);
                 self.outage.handle_answer(now);
                 received.handle_uploaded(id, true);
                 return Ok(());
             }
             Err(error) => error.downcast::<StoreError>()?,
         };
+        self.metrics.failed(&error);
         if matches!(error, StoreError::Conflict { .. } | StoreError::Damaged { .. }) {
             return Err(error).context("nothing more is archived from this server");
         }

@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use walbus::archive::store::StoreError;
 use walbus::clock::{Clock, SystemClock};
 
+use super::http::Exported;
 use super::prefetch::Fetched;
 use super::uploads::Uploaded;
 
@@ -22,8 +23,23 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// What failures are counted by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
+pub(crate) struct Kind {
     kind: &'static str,
+}
+
+impl Kind {
+    /// What the store's failure is counted by.
+    pub(crate) const fn of(error: &StoreError) -> Self {
+        let kind = match error {
+            StoreError::Conflict { .. } => "conflict",
+            StoreError::Credentials { .. } => "credentials",
+            StoreError::Damaged { .. } => "damaged",
+            StoreError::Retry { .. } => "retry",
+            StoreError::Settings { .. } => "settings",
+            StoreError::Unsupported { .. } => "unsupported",
+        };
+        Self { kind }
+    }
 }
 
 /// What the engine knows at a moment.
@@ -158,14 +174,7 @@ impl Metrics {
 
     /// The store has failed.
     pub fn failed(&self, error: &StoreError) {
-        self.count(match error {
-            StoreError::Conflict { .. } => "conflict",
-            StoreError::Credentials { .. } => "credentials",
-            StoreError::Damaged { .. } => "damaged",
-            StoreError::Retry { .. } => "retry",
-            StoreError::Settings { .. } => "settings",
-            StoreError::Unsupported { .. } => "unsupported",
-        });
+        self.count(Kind::of(error).kind);
     }
 
     fn count(&self, kind: &'static str) {
@@ -176,16 +185,14 @@ impl Metrics {
     pub fn set(&self, figures: &Figures) {
         figures.clone_into(&mut self.figures.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
 
-    /// Why the store can't be used; `None` while it can.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
+impl Exported for Metrics {
+    fn problem(&self) -> Option<String> {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
-    /// All of it in the text format of `OpenMetrics`, which Prometheus reads.
-    #[must_use]
-    pub fn encode(&self) -> String {
+    fn encode(&self) -> String {
         let figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let gauge = |gauge: &Gauge, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
