@@ -232,7 +232,7 @@ fn own_that_reaches(folder: &DataFolder, path: &Path, name: &SegmentName, part: 
 }
 
 /// Whether `own` has all the complete records that `part` of the same segment has.
-fn reaches(own: &[u8], part: &[u8], segment: Segment, size: SegmentSize) -> bool {
+pub(crate) fn reaches(own: &[u8], part: &[u8], segment: Segment, size: SegmentSize) -> bool {
     let (Some(held), Some(found)) = (scan(own, segment, size), scan(part, segment, size)) else { return false };
     if found.last_record.is_some() || held.last_record.is_some() {
         return held.complete_end >= found.complete_end;

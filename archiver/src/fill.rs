@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use walbus::archive::envelope::sha256;
 use walbus::archive::index::SegmentIndex;
 use walbus::archive::layout::ObjectName;
-use walbus::archive::store::{Archive, Put};
+use walbus::archive::store::{Archive, Put, StoreError};
 use walbus::pgdata::refuse_running;
 use walbus::proto::wal::PAGE_BYTES;
 use walbus::{Lsn, Segment, SegmentSize, SystemId};
@@ -81,7 +81,9 @@ pub async fn fill(archive: &Archive, pg_wal: &Path, system: SystemId, size: Segm
         let is_whole = segments.contains_key(&segment.next()) || is_complete(&content, *segment, system, size);
         let name = segment.name(size);
         if is_whole {
+            let superseded = superseded(archive, system, *segment, size, &content).await?.tails;
             put(archive, name.as_str(), content, system, size, &mut filled).await?;
+            delete(archive, &superseded).await?;
             continue;
         }
         let end = fetch::complete_end(&content, *segment, size);
@@ -89,32 +91,73 @@ pub async fn fill(archive: &Archive, pg_wal: &Path, system: SystemId, size: Segm
         if bytes == 0 || archive.header(&ObjectName::Segment { system, segment: name.clone() }).await?.is_some() {
             continue;
         }
+        let own = content.slice(..bytes);
+        let mut superseded = superseded(archive, system, *segment, size, &own).await?;
+        if superseded.is_exceeded {
+            // What the archive has reaches further: a part of it is nothing new.
+            filled.same += 1;
+            continue;
+        }
         let tail = ObjectName::Tail { system, segment: name, end };
-        count(archive.put(&tail, content.slice(..bytes)).await?, &mut filled);
-        delete_torn(archive, system, *segment, size, &content[..bytes]).await?;
+        let put = match archive.put(&tail, own.clone()).await {
+            // It ends where ours does, in a record that was never whole and has become another one.
+            Err(StoreError::Conflict { .. }) => archive.replace(&tail, own).await.map(|()| Put::Created)?,
+            put => put?,
+        };
+        count(put, &mut filled);
+        superseded.tails.retain(|superseded| *superseded != tail);
+        delete(archive, &superseded.tails).await?;
         filled.tail = Some((*segment, end));
     }
     Ok(filled)
 }
 
-/// Deletes the tails that are longer than `stored`, which is in the archive as one, and have no more complete records: they end in one that
-/// was never whole, and recovery would take them for their length.
-async fn delete_torn(
+/// The tails of a segment, next to what is to be stored of it.
+#[derive(Debug, Default)]
+struct Superseded {
+    /// Those that have no more complete records. One that is longer all the same ends in a record that was never whole, and recovery would
+    /// take it for its length.
+    tails: Vec<ObjectName>,
+    /// Whether one has more.
+    is_exceeded: bool,
+}
+
+/// Compares the tails of a segment with `own`, which ends with a record.
+///
+/// # Errors
+/// Where the complete records of one are others: two servers wrote one timeline.
+async fn superseded(
     archive: &Archive,
     system: SystemId,
     segment: Segment,
     size: SegmentSize,
-    stored: &[u8],
-) -> anyhow::Result<()> {
+    own: &[u8],
+) -> anyhow::Result<Superseded> {
+    let mut found = Superseded::default();
     for tail in archive.list_tails(system, &segment.name(size)).await?.objects {
-        let is_longer = matches!(tail.name, ObjectName::Tail { end, .. } if end > Lsn(segment.start(size).0 + stored.len() as u64));
-        let Some(content) = (if is_longer { archive.get(&tail.name).await? } else { None }) else { continue };
+        let Some(content) = archive.get(&tail.name).await? else { continue };
         let complete = fetch::complete_end(&content, segment, size).bytes_after(segment.start(size));
         let complete = usize::try_from(complete).ok().and_then(|bytes| content.get(..bytes)).unwrap_or(&content);
-        // One that has more is the better one.
-        if stored.starts_with(complete) {
-            archive.delete(&tail.name).await?;
+        if own.starts_with(complete) {
+            found.tails.push(tail.name);
+        } else if complete.starts_with(own) {
+            found.is_exceeded = true;
+        } else {
+            let at = own.iter().zip(complete).position(|(ours, theirs)| ours != theirs).unwrap_or_default();
+            bail!(
+                "the WAL of {} differs at {} from what {} has of it: two servers wrote one timeline. Nothing of it is put into the archive",
+                segment.name(size),
+                Lsn(segment.start(size).0 + at as u64),
+                archive.url_of(&tail.name)
+            );
         }
+    }
+    Ok(found)
+}
+
+async fn delete(archive: &Archive, tails: &[ObjectName]) -> anyhow::Result<()> {
+    for tail in tails {
+        archive.delete(tail).await?;
     }
     Ok(())
 }
@@ -195,7 +238,7 @@ const fn count(put: Put, filled: &mut Filled) {
 mod tests {
     use super::*;
     use walbus::Timeline;
-    use walbus::archive::store::{Options, StoreError};
+    use walbus::archive::store::Options;
     use walbus::proto::wal::WalBuilder;
 
     const SIZE: SegmentSize = SegmentSize::MIN;
@@ -205,17 +248,32 @@ mod tests {
         Segment { number, timeline: Timeline::FIRST }
     }
 
+    fn written() -> WalBuilder {
+        let mut wal = WalBuilder::new(SIZE, Lsn(SIZE.bytes() * 3), SYSTEM);
+        wal.filler(5, 100);
+        wal.switch();
+        wal.filler(5, 100);
+        wal.filler(6, 100);
+        wal
+    }
+
+    /// The names and contents of the tails of segment 4.
+    async fn tails(archive: &Archive) -> Vec<(ObjectName, Bytes)> {
+        let mut found = Vec::new();
+        for listed in archive.list_tails(SYSTEM, &segment(4).name(SIZE)).await.unwrap().objects {
+            let content = archive.get(&listed.name).await.unwrap().unwrap();
+            found.push((listed.name, content));
+        }
+        found
+    }
+
     /// A `pg_wal` with segment 3, whole, segment 4 as far as two records, segment 5 recycled; and an archive.
     async fn place() -> (tempfile::TempDir, PathBuf, Archive) {
         let scratch = tempfile::tempdir().unwrap();
         let (store, pg_wal) = (scratch.path().join("store"), scratch.path().join("pg_wal"));
         std::fs::create_dir(&store).unwrap();
         std::fs::create_dir(&pg_wal).unwrap();
-        let mut wal = WalBuilder::new(SIZE, Lsn(SIZE.bytes() * 3), SYSTEM);
-        wal.filler(5, 100);
-        wal.switch();
-        wal.filler(5, 100);
-        wal.filler(6, 100);
+        let wal = written();
         let mut bytes = wal.bytes().to_vec();
         bytes.resize(2 << 20, 0);
         std::fs::write(pg_wal.join(segment(3).name(SIZE).as_str()), &bytes[..1 << 20]).unwrap();
@@ -249,18 +307,52 @@ mod tests {
         let complete = &own[..usize::try_from(end.bytes_after(start)).unwrap()];
         let torn = [complete, &[7; 99]].concat();
         let tail = |end| ObjectName::Tail { system: SYSTEM, segment: segment(4).name(SIZE), end };
-        let longer = tail(Lsn(end.0 + 99));
-        archive.put(&longer, torn.into()).await.unwrap();
-        let mut more = WalBuilder::new(SIZE, start, SYSTEM);
-        for xid in 0..9 {
-            more.filler(xid, 100);
-        }
-        let better = tail(more.end());
-        archive.put(&better, more.bytes().to_vec().into()).await.unwrap();
-        fill(&archive, &pg_wal, SYSTEM, SIZE).await.unwrap();
-        let left = archive.list_tails(SYSTEM, &segment(4).name(SIZE)).await.unwrap().objects;
-        let left: Vec<_> = left.into_iter().map(|listed| listed.name).collect();
-        assert_eq!(left, [tail(end), better], "what has more is not touched");
+        archive.put(&tail(Lsn(end.0 + 99)), torn.into()).await.unwrap();
+        // One that ends where ours does, in a record that has become another one; and a shorter one.
+        let cut = [&complete[..complete.len() - 48], &[7; 48]].concat();
+        archive.put(&tail(end), cut.into()).await.unwrap();
+        archive.put(&tail(Lsn(end.0 - 40)), complete[..complete.len() - 40].to_vec().into()).await.unwrap();
+        let filled = fill(&archive, &pg_wal, SYSTEM, SIZE).await.unwrap();
+        assert_eq!(filled.tail, Some((segment(4), end)));
+        assert_eq!(tails(&archive).await, [(tail(end), Bytes::copy_from_slice(complete))]);
+    }
+
+    #[tokio::test]
+    async fn a_tail_that_has_more_stays_and_one_of_another_history_is_refused() {
+        let (_scratch, pg_wal, archive) = place().await;
+        let start = segment(4).start(SIZE);
+        let tail_of = |wal: &WalBuilder| {
+            let name = ObjectName::Tail { system: SYSTEM, segment: segment(4).name(SIZE), end: wal.end() };
+            (name, Bytes::copy_from_slice(wal.between(start, wal.end())))
+        };
+        let mut more = written();
+        more.filler(7, 100);
+        let (name, content) = tail_of(&more);
+        archive.put(&name, content.clone()).await.unwrap();
+        let filled = fill(&archive, &pg_wal, SYSTEM, SIZE).await.unwrap();
+        assert_eq!((filled.tail, tails(&archive).await), (None, vec![(name.clone(), content)]));
+
+        let mut other = WalBuilder::new(SIZE, start, SYSTEM);
+        other.filler(8, 100);
+        archive.delete(&name).await.unwrap();
+        let (name, content) = tail_of(&other);
+        archive.put(&name, content.clone()).await.unwrap();
+        let refused = fill(&archive, &pg_wal, SYSTEM, SIZE).await.unwrap_err().to_string();
+        assert!(refused.contains("two servers wrote one timeline") && refused.contains("differs at 0/4"), "{refused}");
+        assert_eq!(tails(&archive).await, [(name.clone(), content)], "nothing of it was put");
+    }
+
+    #[tokio::test]
+    async fn a_whole_segment_takes_its_tails_along() {
+        let (_scratch, pg_wal, archive) = place().await;
+        let start = segment(4).start(SIZE);
+        let mut wal = written();
+        let name = ObjectName::Tail { system: SYSTEM, segment: segment(4).name(SIZE), end: wal.end() };
+        archive.put(&name, Bytes::copy_from_slice(wal.between(start, wal.end()))).await.unwrap();
+        wal.switch();
+        std::fs::write(pg_wal.join(segment(4).name(SIZE).as_str()), wal.between(start, wal.end())).unwrap();
+        let filled = fill(&archive, &pg_wal, SYSTEM, SIZE).await.unwrap();
+        assert_eq!((filled.put, filled.tail, tails(&archive).await), (2, None, vec![]));
     }
 
     #[tokio::test]

@@ -8,14 +8,15 @@ use anyhow::Context;
 use walbus::SystemId;
 use walbus::archive::envelope::{ContentHash, sha256};
 use walbus::archive::key::{Key, Keys};
-use walbus::archive::store::{Archive, Options, s3_endpoint};
+use walbus::archive::store::{Archive, Options, s3_endpoint, s3_region};
 use walbus::units::parse_duration;
 
 use crate::pgdata::DataFolder;
 
 /// The variables that say where a store of some name is, next to the endpoint of S3.
-const PLACES: [&str; 9] = [
+const PLACES: [&str; 13] = [
     "AWS_PROFILE",
+    "AWS_S3_EXPRESS",
     "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
     "AZURE_ENDPOINT",
     "AZURE_STORAGE_ACCOUNT_NAME",
@@ -24,6 +25,10 @@ const PLACES: [&str; 9] = [
     "AZURE_STORAGE_USE_FABRIC_ENDPOINT",
     "AZURE_USE_FABRIC_ENDPOINT",
     "GOOGLE_BASE_URL",
+    // These may name a base URL as well.
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
 ];
 
 /// Where the archive is, and how to get at it.
@@ -153,6 +158,7 @@ fn place_hash(store: &str, keys: &Keys, variables: &[(String, String)]) -> anyho
     if store.starts_with("s3:") {
         // As it is found in the end: the variables that name a profile and its files are many, and the files change.
         text.push_str(&format!("endpoint={}\n", s3_endpoint(variables)?.unwrap_or_default()));
+        text.push_str(&format!("region={}\n", s3_region(variables)?.unwrap_or_default()));
     }
     for name in PLACES {
         let value = variables.iter().find(|(found, _)| found == name).map_or("", |(_, value)| value);
@@ -289,6 +295,13 @@ mod tests {
         let before = hash(&[("HOME", &one)]);
         home("1", "https://c");
         assert_ne!(hash(&[("HOME", &one)]), before, "the file has changed");
+        // A region of another group of regions has other buckets under the same names; the place counts here, too.
+        let region = |name: &str, value: &str| hash(&[(name, value)]);
+        assert_ne!(region("AWS_REGION", "eu-central-1"), region("AWS_REGION", "cn-north-1"));
+        assert_eq!(region("AWS_REGION", "cn-north-1"), region("AWS_DEFAULT_REGION", "cn-north-1"));
+        std::fs::write(format!("{two}/.aws/config"), "[default]\nregion = cn-north-1\n").unwrap();
+        assert_eq!(region("AWS_REGION", "cn-north-1"), hash(&[("HOME", &two)]));
+        assert_ne!(hash(&[("GOOGLE_BASE_URL", "https://a")]), hash(&[("GOOGLE_BASE_URL", "https://b")]));
         let credentials = format!("{one}/credentials");
         std::fs::write(&credentials, "[default]\nendpoint_url = https://d\n").unwrap();
         assert_ne!(hash(&[("HOME", &one)]), hash(&[("HOME", &one), ("AWS_SHARED_CREDENTIALS_FILE", &credentials)]));

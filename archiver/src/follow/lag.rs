@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use walbus::Lsn;
 
-/// How many ends are kept. Of more, every second one goes.
+/// How many ends are kept. Of more, every second one goes, and those to come are twice as far apart.
 const ENDS_MAX: usize = 1024;
 
 /// What the server has, and what of it is in the archive. Times are of one monotonic clock.
@@ -13,6 +13,8 @@ const ENDS_MAX: usize = 1024;
 pub struct Lag {
     /// Ends of the server's WAL that are not in the archive yet, rising, and when each was first heard of at the latest.
     ends: VecDeque<(Lsn, Duration)>,
+    /// How long after one end the next is kept; what comes before belongs to that one.
+    spacing: Duration,
     server: Lsn,
     archived: Lsn,
 }
@@ -27,9 +29,15 @@ impl Lag {
         if end <= self.archived {
             return;
         }
+        // Of two that become one, the later end and the earlier time stay: it never seems less than it is.
+        if let Some(last) = self.ends.back_mut().filter(|last| now.saturating_sub(last.1) < self.spacing) {
+            last.0 = end;
+            return;
+        }
         if self.ends.len() == ENDS_MAX {
-            // Of two that become one, the later end and the earlier time stay: it never seems less than it is.
             self.ends = self.ends.make_contiguous().chunks(2).filter_map(|two| Some((two.last()?.0, two.first()?.1))).collect();
+            let all = now.saturating_sub(self.since().unwrap_or(now));
+            self.spacing = all / u32::try_from(self.ends.len()).unwrap_or(1);
         }
         self.ends.push_back((end, now));
     }
@@ -38,6 +46,9 @@ impl Lag {
     pub fn handle_archived(&mut self, end: Lsn) {
         self.archived = self.archived.max(end);
         while self.ends.pop_front_if(|(end, _)| *end <= self.archived).is_some() {}
+        if self.ends.is_empty() {
+            self.spacing = Duration::ZERO;
+        }
     }
 
     /// How many bytes of the server's WAL are not in the archive.

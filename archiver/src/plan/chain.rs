@@ -127,15 +127,17 @@ impl Chain {
         }
     }
 
-    /// The same for segments that recovery reads before it looks into the archive, up to `end`: they come before a tail that ends sooner.
-    pub fn prefer_folder(&mut self, segments: impl IntoIterator<Item = Segment>, end: Lsn) {
-        for segment in segments {
-            let ends_sooner =
-                self.links.get(&segment.number).is_some_and(|link| matches!(link.held, Held::Tail(tail) if tail < end));
-            if ends_sooner && file_timeline(&self.history, self.size, segment.number) == segment.timeline {
-                self.links.remove(&segment.number);
-            }
-            self.add_folder([segment]);
+    /// The part that the archive has of a segment, where that is the file that recovery reads.
+    #[must_use]
+    pub fn part_of(&self, segment: Segment) -> Option<&Link> {
+        self.links.get(&segment.number).filter(|link| link.segment == segment && !link.is_whole())
+    }
+
+    /// Takes a segment of the data folder's `pg_wal` in the place of the part that the archive has: `fetch` leaves it to Postgres where
+    /// that one reaches as far, or further.
+    pub fn prefer_folder(&mut self, segment: Segment) {
+        if self.part_of(segment).is_some() {
+            self.links.insert(segment.number, Link { segment, held: Held::Folder });
         }
     }
 

@@ -3,10 +3,10 @@
 use anyhow::{Context, bail};
 use walbus::proto::history::History;
 use walbus::proto::wal::{DecodeError, Record, WalEvent};
-use walbus::{Lsn, PgTime, Timeline};
+use walbus::{Lsn, PgTime, Segment, SegmentSize, Timeline};
 
 use super::folder::{Folder, Local, LocalEnd};
-use crate::fetch::complete_end;
+use crate::fetch::{complete_end, reaches};
 use crate::holdings::Holdings;
 use crate::plan::base::{Found, Reach};
 use crate::plan::{Base, Chain, Consistency, Goal, Held, Kind, Link, ParameterChange, Refusal, Run, Target};
@@ -119,7 +119,7 @@ async fn join_folder(holdings: &Holdings, folder: &Folder, local: &Local, chain:
         // Postgres keeps files for WAL to come, under names to come: those hold what was long ago.
         for segment in local.segments.iter().copied().filter(|segment| segment.number >= first) {
             if folder.has_begun(segment, &local.control)? {
-                chain.add_folder([segment]);
+                take_own(holdings, folder, size, chain, segment).await?;
             }
         }
         return Ok(None);
@@ -136,11 +136,31 @@ async fn join_folder(holdings: &Holdings, folder: &Folder, local: &Local, chain:
         return Err(Refusal::OtherBranch { timeline: chain.timeline(), why, possible }.into());
     }
     check_same(holdings, folder, local, chain, &own).await?;
-    chain.prefer_folder(
-        local.segments.iter().copied().filter(|segment| segment.number >= first && segment.number <= own.segment.number),
-        own.end,
-    );
+    let read = first..=own.segment.number;
+    for segment in local.segments.iter().copied().filter(|segment| read.contains(&segment.number)) {
+        take_own(holdings, folder, size, chain, segment).await?;
+    }
     Ok(Some(own))
+}
+
+/// Takes a segment of the folder's own into the chain, where that is what recovery reads: as `fetch` decides it, when Postgres asks for it.
+async fn take_own(
+    holdings: &Holdings,
+    folder: &Folder,
+    size: SegmentSize,
+    chain: &mut Chain,
+    segment: Segment,
+) -> anyhow::Result<()> {
+    match chain.part_of(segment).copied() {
+        None => chain.add_folder([segment]),
+        Some(part) => {
+            let theirs = holdings.bytes(&part).await?;
+            if reaches(&folder.segment(segment, size)?, &theirs, segment, size) {
+                chain.prefer_folder(segment);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a folder whose newest WAL is not what the archive has there.

@@ -25,7 +25,7 @@ mod profile;
 mod retry;
 
 pub use error::StoreError;
-pub use locate::s3_endpoint;
+pub use locate::{s3_endpoint, s3_region};
 
 /// What the marker says.
 const MARKER: &[u8] = b"{\"format\":1}\n";

@@ -78,9 +78,7 @@ fn s3(url: &Url, options: &Options) -> Result<Place, StoreError> {
     {
         builder = builder.with_credentials(Arc::new(credentials));
     }
-    let of_profile = |name: &str| profile.as_ref().and_then(|profile| profile.value(name)).map(str::to_owned);
-    let has_region = variable("AWS_REGION").is_some() || variable("AWS_DEFAULT_REGION").is_some();
-    if let Some(region) = of_profile("region").filter(|_| !has_region) {
+    if let Some(region) = region(&options.variables, profile.as_ref()) {
         builder = builder.with_region(region);
     }
     let endpoint = endpoint(&options.variables, profile.as_ref());
@@ -109,6 +107,19 @@ fn s3(url: &Url, options: &Options) -> Result<Place, StoreError> {
 /// [`StoreError::Settings`] where the profile that is named is not there.
 pub fn s3_endpoint(variables: &[(String, String)]) -> Result<Option<String>, StoreError> {
     Ok(endpoint(variables, Profile::find(variables)?.as_ref()))
+}
+
+/// The region, as [`s3_endpoint`]; `None` where nothing names one. A bucket's name is one bucket's in a group of regions alone.
+///
+/// # Errors
+/// As of [`s3_endpoint`].
+pub fn s3_region(variables: &[(String, String)]) -> Result<Option<String>, StoreError> {
+    Ok(region(variables, Profile::find(variables)?.as_ref()))
+}
+
+fn region(variables: &[(String, String)], profile: Option<&Profile>) -> Option<String> {
+    let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| variable(variables, name));
+    named.or_else(|| profile?.value("region")).map(str::to_owned)
 }
 
 fn endpoint(variables: &[(String, String)], profile: Option<&Profile>) -> Option<String> {
