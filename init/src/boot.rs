@@ -57,9 +57,14 @@ pub struct Boot<'a> {
     pub(crate) fresh: bool,
     /// Whether this boot has found the volume to be a fork.
     pub(crate) fork: bool,
+    /// The settings as they were read last; [`Self::settings`] keeps what takes hold at a boot alone.
+    pub(crate) read_last: Settings,
+    /// Settings that have changed since, and take hold at the next boot.
+    pub(crate) pending_of_boot: Vec<&'static str>,
     options: Options,
     // Held until the process ends.
     _lock: Option<std::fs::File>,
+    _wal_lock: Option<std::fs::File>,
 }
 
 /// Boots, runs, and gives the exit code.
@@ -150,22 +155,16 @@ impl<'a> Boot<'a> {
             let (Some(value), false) = (&setting.value, setting.origin == Origin::Default) else { continue };
             log.info("settings", format_args!("{}={value} ({})", setting.name, setting.origin));
         }
-        let board = &mut engine.board;
-        board.tier = tier_name(settings.tier).to_owned();
-        board.settings = settings
-            .provenance()
-            .iter()
-            .filter_map(|one| {
-                let value = one.value.clone()?;
-                Some(SettingStatus { name: one.name.to_owned(), value, source: one.origin.as_str().to_owned() })
-            })
-            .collect();
+        engine.board.tier = tier_name(settings.tier).to_owned();
+        engine.board.settings = setting_statuses(&settings);
         let account = find_account(&settings)?;
         let layout = Layout::new(&settings.volume, settings.wal_dir.as_deref(), &settings.run_dir);
         let programs = (settings.tier != Tier::Sink).then(|| Programs::find(&settings)).transpose()?;
         let remembered = Remembered::default();
         Ok(Self {
             engine,
+            read_last: settings.clone(),
+            pending_of_boot: Vec::new(),
             settings,
             layout,
             account,
@@ -176,6 +175,7 @@ impl<'a> Boot<'a> {
             fork: false,
             options,
             _lock: None,
+            _wal_lock: None,
         })
     }
 
@@ -234,6 +234,26 @@ impl<'a> Boot<'a> {
         self.engine.log().info("boot", format_args!("ready{listen} after {} ms", millis(total)));
     }
 
+    /// Reads the settings again.
+    pub(crate) fn read_settings(&mut self) -> Result<Settings> {
+        read_settings()
+    }
+
+    /// Takes of new settings what takes hold while all runs.
+    pub(crate) fn take_live(&mut self, settings: Settings) {
+        let held = std::mem::replace(&mut self.settings, settings);
+        let now = &mut self.settings;
+        (now.tier, now.identity, now.pitr_target) = (held.tier, held.identity, held.pitr_target);
+        (now.volume, now.wal_dir, now.run_dir) = (held.volume, held.wal_dir, held.run_dir);
+        (now.os_user, now.bin_dir, now.pgbouncer, now.programs) = (held.os_user, held.bin_dir, held.pgbouncer, held.programs);
+        (now.listen, now.port, now.health_listen) = (held.listen, held.port, held.health_listen);
+    }
+
+    /// Tells the settings of the last reading.
+    pub(crate) fn show_settings(&mut self) {
+        self.engine.board.settings = setting_statuses(&self.read_last);
+    }
+
     /// Postgres' programs; a sink has none.
     pub(crate) fn programs(&self) -> Result<&Programs> {
         self.programs.as_ref().context("this tier runs no Postgres")
@@ -288,6 +308,13 @@ const fn tier_name(tier: Tier) -> &'static str {
         Tier::Replica => "replica",
         Tier::Sink => "sink",
     }
+}
+
+fn setting_statuses(settings: &Settings) -> Vec<SettingStatus> {
+    let with_value = settings.provenance().iter().filter_map(|one| Some((one, one.value.clone()?)));
+    with_value
+        .map(|(one, value)| SettingStatus { name: one.name.to_owned(), value, source: one.origin.as_str().to_owned() })
+        .collect()
 }
 
 /// Who runs what is not ours: the account of the settings where we are root, and else we ourselves.

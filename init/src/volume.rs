@@ -298,6 +298,21 @@ pub fn lock(layout: &Layout) -> Result<File> {
     Ok(file)
 }
 
+/// Holds the folder of the WAL for this process alone: a fork may lead to its parent's.
+///
+/// # Errors
+/// Where another process holds it.
+pub fn lock_wal(layout: &Layout) -> Result<File> {
+    let folder = File::open(&layout.wal).with_context(|| format!("open {}", layout.wal.display()))?;
+    if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!(
+            "the WAL in {} is another's, which runs: this volume is a copy of its. Copy that folder too, and name the copy by BEYOND_PG_WAL_DIR",
+            layout.wal.display()
+        );
+    }
+    Ok(folder)
+}
+
 /// What `postmaster.pid` says. Source: `src/include/utils/pidfile.h`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostmasterPid {

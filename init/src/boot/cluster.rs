@@ -1,5 +1,6 @@
 //! The volume, and a cluster on it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -55,41 +56,44 @@ impl Boot<'_> {
         Ok(major)
     }
 
-    /// A server that an earlier `beyond-pg` left behind when it was killed: it is on its way down, and is helped.
+    /// What an earlier `beyond-pg` left behind when it was killed: it is on its way down, and is helped.
     fn end_old_server(&mut self) -> Result<()> {
-        let mut signals = [
-            (Signal::INT, self.settings.stop_timeout),
-            (Signal::QUIT, Duration::from_secs(15)),
-            (Signal::KILL, Duration::from_secs(15)),
-        ]
-        .into_iter();
+        let Some(named) = PostmasterPid::of(&self.layout.data) else { return Ok(()) };
+        let (seconds, pid) = (Duration::from_secs, Pid::from_raw(named.pid));
+        let mut signals =
+            [(Signal::INT, self.settings.stop_timeout), (Signal::QUIT, seconds(15)), (Signal::KILL, seconds(15))].into_iter();
         let mut until = self.engine.now();
-        while let Some(pid) = self.old_server() {
+        loop {
+            let running = servers_of(&self.layout.data);
+            if running.is_empty() {
+                break;
+            }
             if self.engine.now() >= until {
                 let Some((signal, time)) = signals.next() else {
-                    bail!("the server {} that runs on the volume does not end: end it by hand", pid.as_raw_nonzero())
+                    bail!("a server runs on the volume and does not end: end it by hand")
                 };
                 self.engine.log().warn(
                     "volume",
-                    format_args!("a server (pid {}) runs on the volume: stopping it by {signal:?}", pid.as_raw_nonzero()),
+                    format_args!("{} processes of a server run on the volume: stopping it by {signal:?}", running.len()),
                 );
-                kill_process(pid, signal).ok();
+                // Without their postmaster, the others are told one by one.
+                let postmaster: Vec<Pid> = running.iter().copied().filter(|found| Some(*found) == pid).collect();
+                for pid in if postmaster.is_empty() { running } else { postmaster } {
+                    kill_process(pid, signal).ok();
+                }
                 until = self.engine.now() + time;
             }
-            self.engine.pause(Duration::from_millis(20))?;
+            self.engine.pause_whole(Duration::from_millis(10))?;
+        }
+        // Of this folder nobody runs. Where the number is another's by now, such as the parent's of this fork, Postgres would not start.
+        if pid.is_some_and(|pid| test_kill_process(pid).is_ok()) && PostmasterPid::of(&self.layout.data).as_ref() == Some(&named) {
+            self.engine.log().warn(
+                "volume",
+                format_args!("postmaster.pid names process {}, which is no server of this folder: removed", named.pid),
+            );
+            std::fs::remove_file(self.layout.data.join("postmaster.pid")).context("remove the stale postmaster.pid")?;
         }
         Ok(())
-    }
-
-    /// The server that `postmaster.pid` names, where it lives and is one of this folder.
-    fn old_server(&self) -> Option<Pid> {
-        let named = PostmasterPid::of(&self.layout.data)?;
-        let pid = Pid::from_raw(named.pid).filter(|pid| *pid != rustix::process::getpid())?;
-        test_kill_process(pid).ok()?;
-        // The number may be another's by now.
-        let folder = std::fs::read_link(format!("/proc/{}/cwd", named.pid)).ok()?;
-        let name = std::fs::read_to_string(format!("/proc/{}/comm", named.pid)).unwrap_or_default();
-        (name.trim() == "postgres" && folder == std::fs::canonicalize(&self.layout.data).ok()?).then_some(pid)
     }
 
     /// A cluster, where there is none: made beside, and named when it is whole.
@@ -176,6 +180,18 @@ impl Boot<'_> {
                     .info("wal_dir", format_args!("WAL moved from {} to {}", from.display(), self.layout.wal.display()));
             }
         }
+        self._wal_lock = Some(volume::lock_wal(&self.layout)?);
         Ok(())
     }
+}
+
+/// The processes of a server that runs in this folder: all of them have it as their current one.
+fn servers_of(data: &Path) -> Vec<Pid> {
+    let (Ok(data), Ok(entries)) = (data.canonicalize(), std::fs::read_dir("/proc")) else { return Vec::new() };
+    let of_this = |entry: &std::fs::DirEntry| {
+        std::fs::read_link(entry.path().join("cwd")).is_ok_and(|folder| folder == data)
+            && std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == "postgres")
+    };
+    let found = entries.filter_map(Result::ok).filter(of_this);
+    found.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect()
 }

@@ -23,6 +23,10 @@ impl Boot<'_> {
     /// Writes our layers, where they have changed.
     pub(super) fn config(&mut self) -> Result<()> {
         self.write_layers()?;
+        if self.settings.wal_sink.is_none() {
+            // Of a sink that there was.
+            std::fs::remove_file(self.layout.conf.join("50-sink.conf")).ok();
+        }
         let (layout, account) = (self.layout.clone(), self.account.clone());
         self.engine.on_set_aside(Box::new(move |notch| set_aside_notch(&layout, account.as_ref(), notch).unwrap_or_default()));
         Ok(())

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use super::programs::own;
 use super::start::LOOKUP_ROLE;
 use super::{Boot, SUPERUSER};
 use crate::account;
+use crate::settings::{Program, Settings, Tier};
 
 /// What is written where.
 #[derive(Clone, Debug)]
@@ -20,18 +22,14 @@ pub(super) struct Rendered {
 pub(super) fn render(boot: &Boot<'_>) -> Result<Rendered> {
     let settings = &boot.settings;
     let run = boot.layout.run.display();
-    let fixed = format!(
-        "wal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10\nhot_standby = on\narchive_mode = on\narchive_command = ''\n\
-         listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{run}'\npassword_encryption = scram-sha-256\n",
-        settings.port
-    );
-    let tier = format!("synchronous_commit = {}\n", if settings.ephemeral { "off" } else { "on" });
-    let own =
+    let fixed = fixed(boot)?;
+    let tier = tier(settings);
+    let own_name =
         account::of_uid(rustix::process::geteuid().as_raw(), &account::passwd()).map(|account| account.name).unwrap_or_default();
     let os_name = boot.os_name();
-    let ident = format!("beyond_pg \"{os_name}\" all\nbeyond_pg \"{own}\" {SUPERUSER}\n");
+    let ident = format!("beyond_pg \"{os_name}\" all\nbeyond_pg \"{own_name}\" {SUPERUSER}\n");
     let hba = "local all all peer map=beyond_pg\nhost all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n\
-               local replication all peer map=beyond_pg\nhost replication all 127.0.0.1/32 scram-sha-256\n";
+               local replication all peer map=beyond_pg\nhost replication all 127.0.0.1/32 scram-sha-256\nhost replication all samenet scram-sha-256\n";
     let listen = settings.listen;
     let ini = format!(
         "[databases]\n* = host={run} port={} auth_dbname=postgres\n[pgbouncer]\nlisten_addr = {}\nlisten_port = {}\nunix_socket_dir = {run}\n\
@@ -43,7 +41,7 @@ pub(super) fn render(boot: &Boot<'_>) -> Result<Rendered> {
         listen.port()
     );
     let pool_hba = "local postgres postgres peer map=beyond_pg\nlocal all all scram-sha-256\nhost all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n";
-    let pool_ident = format!("beyond_pg {own} {SUPERUSER}\n");
+    let pool_ident = format!("beyond_pg {own_name} {SUPERUSER}\n");
     let data = &boot.layout.data;
     let in_run = |name: &str| boot.layout.run.join(name);
     Ok(Rendered {
@@ -56,4 +54,50 @@ pub(super) fn render(boot: &Boot<'_>) -> Result<Rendered> {
             (in_run("pgbouncer_ident.conf"), pool_ident),
         ],
     })
+}
+
+/// What can't be changed later without a restart, from day one; and how the server is reached.
+fn fixed(boot: &Boot<'_>) -> Result<String> {
+    let settings = &boot.settings;
+    let archive = if settings.has_archive() {
+        format!("{} push %p", own(settings, Program::Archiver)?.display())
+    } else {
+        // Archiving is on from day one, and has no target yet.
+        "true".to_owned()
+    };
+    let listen = settings.replication_listen.map(|address| format!(",{address}")).unwrap_or_default();
+    Ok(format!(
+        "wal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10\nhot_standby = on\narchive_mode = on\n\
+         archive_command = {}\nlisten_addresses = '127.0.0.1{listen}'\nport = {}\nunix_socket_directories = {}\n\
+         password_encryption = scram-sha-256\n",
+        quoted(&archive),
+        settings.port,
+        quoted(&boot.layout.run.display().to_string()),
+    ))
+}
+
+/// Who commits wait for, and who a standby follows.
+fn tier(settings: &Settings) -> String {
+    let standby = settings.ha_standby.iter();
+    let sink = settings.wal_sink.as_ref().map(|_| &settings.wal_sink_name);
+    let waits: Vec<String> = standby.chain(sink).map(|name| format!("\"{name}\"")).collect();
+    let names = if waits.is_empty() || settings.tier != Tier::Primary {
+        String::new()
+    } else {
+        format!("FIRST {} ({})", waits.len(), waits.join(","))
+    };
+    let commit = if settings.ephemeral { "off" } else { "on" };
+    let text = format!("synchronous_commit = {commit}\nsynchronous_standby_names = {}\n", quoted(&names));
+    let (Tier::Replica, Some(conninfo)) = (settings.tier, &settings.primary_conninfo) else { return text };
+    let name = settings.ha_standby.as_ref().map(|name| format!(" application_name={name}")).unwrap_or_default();
+    format!(
+        "{text}primary_conninfo = {}\nprimary_slot_name = {}\n",
+        quoted(&format!("{}{name}", conninfo.reveal())),
+        quoted(settings.primary_slot.as_deref().unwrap_or_default())
+    )
+}
+
+/// A value of `postgresql.conf`.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }

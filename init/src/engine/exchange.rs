@@ -33,11 +33,16 @@ pub enum Failed {
     #[error(transparent)]
     Sql(#[from] SqlError),
     /// The socket is not there, or closed in between.
-    #[error("{0}: {1}")]
+    #[error("{}", .0.display())]
     Socket(PathBuf, #[source] std::io::Error),
     /// No answer in time.
-    #[error("{0}: no answer within {1:?}")]
-    TimedOut(PathBuf, Duration),
+    #[error("{}: no answer within {limit:?}", path.display())]
+    TimedOut {
+        /// Whose.
+        path: PathBuf,
+        /// How long that was waited for.
+        limit: Duration,
+    },
 }
 
 /// A session that is open.
@@ -101,7 +106,7 @@ impl Engine {
         loop {
             self.go_on()?;
             if self.now() >= until {
-                return Err(Failed::TimedOut(talk.path.clone(), limit).into());
+                return Err(Failed::TimedOut { path: talk.path.clone(), limit }.into());
             }
             let wanted = if send.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
             if !self.turn(Some((talk.socket.as_fd(), wanted)), Some(until))? {

@@ -50,13 +50,25 @@ pub fn place(layout: &Layout, remembered: &mut Remembered, owner: Option<&Accoun
         }
     }
     let from = match std::fs::read_link(&link) {
-        Ok(target) if target == layout.wal => {
-            if !layout.wal.is_dir() {
-                bail!("{} links to {}, which is not there: is its disk attached?", link.display(), layout.wal.display());
+        Ok(target)
+            if layout
+                .data
+                .join(&target)
+                .canonicalize()
+                .is_ok_and(|held| layout.wal.canonicalize().is_ok_and(|own| own == held)) =>
+        {
+            if target != link_text(layout, &layout.wal) {
+                exchange(layout, &link, &layout.wal)?;
             }
             return Ok(Placed::Already);
         }
-        Ok(target) => layout.data.join(target),
+        Ok(target) if target == link_text(layout, &layout.wal) => {
+            bail!("{} links to {}, which is not there: is its disk attached?", link.display(), layout.wal.display());
+        }
+        Ok(target) => {
+            let from = layout.data.join(target);
+            from.canonicalize().unwrap_or(from)
+        }
         Err(_) if link.is_dir() => link,
         Err(error) => return Err(error).with_context(|| format!("read {}", link.display())),
     };
@@ -80,12 +92,12 @@ pub fn place(layout: &Layout, remembered: &mut Remembered, owner: Option<&Accoun
 /// Does what is left of a move.
 fn finish(layout: &Layout, remembered: &mut Remembered, begun: &Move, owner: Option<&Account>) -> Result<()> {
     let link = layout.data.join("pg_wal");
-    let is_there = |link: &Path| std::fs::read_link(link).is_ok_and(|target| target == begun.to);
+    let is_there = |link: &Path| std::fs::read_link(link).is_ok_and(|target| target == link_text(layout, &begun.to));
     if !is_there(&link) {
         if begun.from.is_dir() {
             carry(begun, owner).with_context(|| format!("move WAL from {} to {}", begun.from.display(), begun.to.display()))?;
         }
-        exchange(&link, &begun.to)?;
+        exchange(layout, &link, &begun.to)?;
     }
     // From here on `to` counts.
     remove_old(&link.with_file_name("pg_wal.new"))?;
@@ -153,10 +165,10 @@ fn copy_folder(from: &Path, to: &Path, owner: Option<&Account>) -> Result<()> {
 }
 
 /// Makes `link` lead to `to`, in one step where there is something at its place.
-fn exchange(link: &Path, to: &Path) -> Result<()> {
+fn exchange(layout: &Layout, link: &Path, to: &Path) -> Result<()> {
     let new = link.with_file_name("pg_wal.new");
     remove_old(&new)?;
-    symlink(to, &new).with_context(|| format!("make the link {}", new.display()))?;
+    symlink(link_text(layout, to), &new).with_context(|| format!("make the link {}", new.display()))?;
     match std::fs::symlink_metadata(link) {
         Ok(meta) if meta.is_dir() => {
             if renameat_with(CWD, link, CWD, &new, RenameFlags::EXCHANGE).is_err() {
@@ -170,6 +182,11 @@ fn exchange(link: &Path, to: &Path) -> Result<()> {
         Err(error) => return Err(error).with_context(|| format!("read {}", link.display())),
     }
     sync_folder(link.parent().unwrap_or_else(|| Path::new("/"))).with_context(|| format!("sync the folder of {}", link.display()))
+}
+
+/// How `data/pg_wal` leads there. Inside the volume it is relative: a copy of the volume at another place has its own WAL, not its parent's.
+fn link_text(layout: &Layout, to: &Path) -> PathBuf {
+    to.strip_prefix(&layout.root).map_or_else(|_outside| to.to_owned(), |inside| Path::new("..").join(inside))
 }
 
 /// Undoes the first of the two renames that stand for an exchange.
@@ -210,7 +227,7 @@ mod tests {
 
     fn assert_placed(layout: &Layout) {
         let link = layout.data.join("pg_wal");
-        assert_eq!(std::fs::read_link(&link).unwrap(), layout.wal);
+        assert_eq!(std::fs::read_link(&link).unwrap(), link_text(layout, &layout.wal));
         assert_eq!(std::fs::read(link.join("000000010000000000000001")).unwrap(), b"wal");
         assert!(link.join("archive_status").is_dir());
         assert_eq!(Remembered::read(layout).unwrap().wal_move, None);
@@ -230,6 +247,18 @@ mod tests {
         assert_placed(&layout);
         assert!(!volume.layout.wal.exists());
         assert_eq!(place(&volume.layout).unwrap(), Placed::From(layout.wal.clone()));
+        assert_placed(&volume.layout);
+    }
+
+    #[test]
+    fn a_copy_of_the_volume_has_its_own_wal() {
+        let volume = volume();
+        place(&volume.layout).unwrap();
+        assert_eq!(std::fs::read_link(volume.layout.data.join("pg_wal")).unwrap(), Path::new("../wal"));
+        // As one that was made by another hand.
+        std::fs::remove_file(volume.layout.data.join("pg_wal")).unwrap();
+        symlink(&volume.layout.wal, volume.layout.data.join("pg_wal")).unwrap();
+        assert_eq!(place(&volume.layout).unwrap(), Placed::Already);
         assert_placed(&volume.layout);
     }
 
@@ -260,7 +289,7 @@ mod tests {
                 copy_folder(&from, &layout.wal, None).unwrap();
             }
             if cut >= 3 {
-                symlink(&layout.wal, layout.data.join("pg_wal.new")).unwrap();
+                symlink("../wal", layout.data.join("pg_wal.new")).unwrap();
             }
             match cut {
                 4 => rename_durably(&link, &layout.data.join("pg_wal.old")).unwrap(),
