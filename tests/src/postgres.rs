@@ -23,6 +23,7 @@ pub use setup::{Auth, Setup};
 pub use snapshot::Snapshot;
 pub(crate) use sql::{rows, texts};
 pub(crate) use template::copy_folder;
+pub use template::{pgbouncer, programs};
 
 /// The versions that the suite covers.
 pub const VERSIONS: [u32; 4] = [15, 16, 17, 18];

@@ -20,19 +20,32 @@ const RECIPE: u32 = 1;
 ///
 /// # Errors
 /// Where they can't be had.
-pub(crate) async fn programs(version: u32) -> Result<PathBuf> {
-    static KNOWN: Mutex<Vec<(u32, PathBuf)>> = Mutex::const_new(Vec::new());
-    if let Some(folder) = std::env::var_os(format!("BEYOND_PG_BIN_{version}")) {
-        return Ok(folder.into());
+pub async fn programs(version: u32) -> Result<PathBuf> {
+    match std::env::var_os(format!("BEYOND_PG_BIN_{version}")) {
+        Some(folder) => Ok(folder.into()),
+        None => fetched(&version.to_string()).await,
     }
+}
+
+/// The program of `PgBouncer`, from `scripts/postgres` as well.
+///
+/// # Errors
+/// Where it can't be had.
+pub async fn pgbouncer() -> Result<PathBuf> {
+    Ok(fetched("pgbouncer").await?.join("pgbouncer"))
+}
+
+/// The folder that `scripts/postgres` prints for one of its words.
+async fn fetched(word: &str) -> Result<PathBuf> {
+    static KNOWN: Mutex<Vec<(String, PathBuf)>> = Mutex::const_new(Vec::new());
     let mut known = KNOWN.lock().await;
-    if let Some((_, folder)) = known.iter().find(|(of, _)| *of == version) {
+    if let Some((_, folder)) = known.iter().find(|(of, _)| of == word) {
         return Ok(folder.clone());
     }
     let mut command = std::process::Command::new(program::repository().join("scripts/postgres"));
-    command.arg(version.to_string());
+    command.arg(word);
     let folder = PathBuf::from(program::run(command).await?.trim());
-    known.push((version, folder.clone()));
+    known.push((word.to_owned(), folder.clone()));
     Ok(folder)
 }
 
