@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   pgbench ─▶ Postgres ── archive_command: a copy, then push ─▶ (daemon) ─▶ Faults ─▶ S3 ◀─ push ── a second cluster
+//!                 │        and follow, or follow alone ─────────────────────▶ │          │
 //!                 │                             │                                       │
 //!                 │                      what it wrote  ◀───────── is the same ───────▶ │
 //!                 └── an older copy of its folder ◀──────────── fetch ──────────────────┘   replays to the very same tables
@@ -13,6 +14,7 @@
 
 mod counts;
 mod events;
+mod follower;
 mod lie;
 mod neighbour;
 mod restore;
@@ -38,6 +40,7 @@ pub use counts::Counts;
 pub use lie::Lie;
 
 use events::Event;
+use follower::Follower;
 use neighbour::Neighbour;
 
 /// How long a round may take before it counts as failed: something waits that should not.
@@ -100,6 +103,8 @@ struct Stage {
     bench: Option<Process>,
     /// In two rounds of three: uploads ahead of `archive_command`, and fetches ahead in the end.
     daemon: Option<Daemon>,
+    /// In every third round, beside `archive_command` or in its place.
+    follower: Option<Follower>,
     /// In every third round.
     neighbour: Option<Neighbour>,
     cluster: Postgres,
@@ -165,6 +170,8 @@ impl Stage {
             .await?;
         let written = cluster.scratch().folder("written")?;
         cluster.pgbench(&["--initialize", "--quiet", "--scale=1"]).await?;
+        let follows = random.chance(1, 3) && round.lie.is_none();
+        let follower = if follows { Some(Follower::new(&cluster, &archiver, random.chance(1, 2)).await?) } else { None };
         let older = cluster.snapshot().await?;
         let spool = if random.chance(1, 2) { FullDisk::new(SPOOL_MB)? } else { None };
         let at = spool.as_ref().map(|disk| disk.path().to_string_lossy().into_owned());
@@ -177,6 +184,7 @@ impl Stage {
             random,
             bench: None,
             daemon,
+            follower,
             neighbour,
             cluster,
             spool,
@@ -191,6 +199,7 @@ impl Stage {
             counts: Counts::default(),
         };
         stage.start_daemon().await?;
+        stage.follower.as_mut().map_or(Ok(()), Follower::start)?;
         Ok(stage)
     }
 
@@ -210,14 +219,18 @@ impl Stage {
         Ok(())
     }
 
+    /// Kills the daemon and the follower, where there are any.
     fn kill_daemon(&mut self) -> Result<()> {
+        self.counts.followers_killed += u32::from(self.follower.is_some());
+        self.follower.as_mut().map_or(Ok(()), Follower::kill)?;
         self.running().map_or(Ok(()), Daemon::kill)
     }
 
     /// Gives each push so many seconds.
     fn push_within(&mut self, seconds: u32) -> Result<()> {
         let push = format!("{} %p", self.archiver.clone().timeout(seconds).command_line("push")?);
-        let (push, copy) = (Lie::archive_command(self.lie, &push), self.written.display());
+        let push = if self.is_followed_alone() { "true".to_owned() } else { Lie::archive_command(self.lie, &push) };
+        let copy = self.written.display();
         let command = format!("cp %p {copy}/%f{HALF} && mv {copy}/%f{HALF} {copy}/%f && {push}");
         self.cluster.append_settings(&[("archive_command", &command)])?;
         self.cluster.reload()
@@ -279,6 +292,8 @@ impl Stage {
             self.server.start().await?;
         }
         self.start_daemon().await?;
+        self.follower.as_mut().map_or(Ok(()), Follower::start)?;
+        self.check_slot().await?;
         self.check_done().await
     }
 
@@ -306,6 +321,7 @@ impl Stage {
         .with_context(|| {
             let daemon = self.daemon.as_ref().map_or_else(String::new, Daemon::log);
             format!("{}\nthe daemon's log:\n{daemon}", self.cluster.log())
-        })
+        })?;
+        self.followed().await
     }
 }

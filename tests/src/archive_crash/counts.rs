@@ -8,6 +8,7 @@ pub struct Counts {
     pub(super) postgres_killed: u32,
     pub(super) daemon_killed: u32,
     pub(super) pushes_killed: u32,
+    pub(super) followers_killed: u32,
     pub(super) store_killed: u32,
     pub(super) all_killed: u32,
     /// Killed between what the store did and its answer.
@@ -33,10 +34,11 @@ pub struct Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts: [(&str, u64); 18] = [
+        let counts: [(&str, u64); 19] = [
             ("postgres", self.postgres_killed.into()),
             ("push", self.pushes_killed.into()),
             ("daemon", self.daemon_killed.into()),
+            ("follow", self.followers_killed.into()),
             ("store", self.store_killed.into()),
             ("all", self.all_killed.into()),
             ("between upload and answer", self.between.into()),
@@ -53,7 +55,7 @@ impl fmt::Display for Counts {
             ("neighbour's files", self.neighbours_files as u64),
             ("recoveries broken", self.recoveries_broken.into()),
         ];
-        let (killed, rest) = counts.split_at(6);
+        let (killed, rest) = counts.split_at(7);
         let list = |counts: &[(&str, u64)]| {
             let told = counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}"));
             told.collect::<Vec<_>>().join(", ")

@@ -43,8 +43,8 @@ impl Stage {
             // The first one well before the end, where there is something to be lost.
             let requests = if outages == 0 { files as u64 / 2 } else { files as u64 + 2 };
             let when = When::any().after(self.random.below(requests));
-            // A store that is killed is away as one that hangs is: only the moment counts.
-            let hits = self.faults.add(when, outage(&mut self.random).unwrap_or(Fault::Hang));
+            let broken = self.broken();
+            let hits = self.faults.add(when, broken);
             let recovered = self.recover().await?;
             self.counts.hits += hits.count();
             self.faults.heal();
@@ -59,6 +59,17 @@ impl Stage {
         self.restore_within(PUSH_SECONDS_PATIENT)?;
         ensure!(matches!(self.recover().await?, Recovered::Whole), "nothing fails, and recovery did:\n{}", self.cluster.log());
         self.compare(before).await
+    }
+
+    /// What befalls a recovery: the store is away, or what comes of it is damaged.
+    fn broken(&mut self) -> Fault {
+        match self.random.below(6) {
+            0 => Fault::FlipResponse(self.random.below(4000)),
+            1 => Fault::Truncate(self.random.below(4000)),
+            2 => Fault::Shorten(self.random.below(4000)),
+            // A store that is killed is away as one that hangs is: only the moment counts.
+            _ => outage(&mut self.random).unwrap_or(Fault::Hang),
+        }
     }
 
     fn restore_within(&self, seconds: u32) -> Result<()> {
