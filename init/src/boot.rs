@@ -120,6 +120,7 @@ fn boot_and_live(engine: &mut Engine, options: Options) -> Result<()> {
     let mut boot = Boot::prepare(engine, settings, options)?;
     dies(boot.engine, Step::Settings);
     boot.steps()?;
+    boot.remember_set_aside()?;
     boot.be_ready();
     crate::live::live(&mut boot)
 }

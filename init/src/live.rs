@@ -93,6 +93,7 @@ impl Live {
         let now = boot.engine.now();
         if boot.deaths() != self.deaths {
             self.deaths = boot.deaths();
+            boot.remember_set_aside()?;
             boot.engine.board.ready = false;
             boot.engine.board.not_ready = Some("a child has ended and is started again".to_owned());
             self.due.probe = now;

@@ -15,6 +15,7 @@ mod suite {
     mod follow_metrics;
     mod garbage;
     mod harness;
+    mod init;
     mod pitr;
     mod recover;
     mod refusals;

@@ -57,10 +57,11 @@ impl Boot<'_> {
             if outcome.is_success() {
                 return Ok(());
             }
-            let blamed = blamed(&outcome.lines);
-            let users: Vec<PathBuf> = match blamed.as_slice() {
-                [] => user_files(&self.layout),
-                blamed => blamed.iter().filter(|path| is_users(&self.layout, path)).cloned().collect(),
+            let (blamed, setters) = (blamed(&outcome.lines), self.setters(&outcome.lines));
+            let users: Vec<PathBuf> = match (blamed.as_slice(), setters.is_empty()) {
+                ([], true) => user_files(&self.layout),
+                ([], false) => setters,
+                (blamed, _) => blamed.iter().filter(|path| is_users(&self.layout, path)).cloned().collect(),
             };
             if users.is_empty() {
                 bail!("Postgres does not take its configuration: {}", outcome.said());
@@ -70,6 +71,28 @@ impl Boot<'_> {
             }
         }
         bail!("Postgres does not take its configuration, whatever is set aside")
+    }
+
+    /// The user's files that set what has a value that can't be: Postgres names the parameter then, and no file.
+    fn setters(&self, lines: &[String]) -> Vec<PathBuf> {
+        let invalid = lines.iter().filter_map(|line| line.split_once("invalid value for parameter \"")?.1.split('"').next());
+        let names: Vec<&str> = invalid.collect();
+        let mut files = user_files(&self.layout);
+        files.extend(["postgresql.conf", "postgresql.auto.conf"].map(|name| self.layout.data.join(name)));
+        files.retain(|path| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            names.iter().any(|name| super::identity::sets(&text, name))
+        });
+        files
+    }
+
+    /// Remembers what was set aside while the server was started.
+    pub(crate) fn remember_set_aside(&mut self) -> Result<()> {
+        let said = self.engine.board.set_aside.clone();
+        if said.iter().all(|file| self.remembered.set_aside.contains(file)) {
+            return Ok(());
+        }
+        said.into_iter().try_for_each(|file| self.note_set_aside(file))
     }
 
     fn set_aside(&mut self, path: &Path, why: &str) -> Result<()> {

@@ -227,7 +227,7 @@ fn pair(row: Vec<Option<String>>) -> (String, String) {
 }
 
 /// Whether a file of configuration gives this setting a value.
-fn sets(text: &str, name: &str) -> bool {
+pub(super) fn sets(text: &str, name: &str) -> bool {
     text.lines().any(|line| {
         let line = line.trim_start();
         line.get(..name.len()).is_some_and(|head| head.eq_ignore_ascii_case(name))
