@@ -91,9 +91,9 @@ pub fn is_given_by_daemon(args: &FetchArgs) -> bool {
     }
 }
 
-/// Moves a file of the daemon's to where it is wanted; copies it where that is another file system. It is synced already, and whole under
-/// its name.
-#[expect(clippy::disallowed_methods, reason = "the file is synced, and Postgres syncs the name when it gives it another")]
+/// Moves a file of the daemon's to where it is wanted; copies it where that is another file system. It is whole, and checked. Neither it nor
+/// its name is synced: Postgres syncs both before it takes the file for a segment of its own, and after a crash before that it asks again.
+#[expect(clippy::disallowed_methods, reason = "Postgres syncs the file and its name when it takes it over")]
 fn place(file: &Path, path: &Path, bytes: u64) -> std::io::Result<()> {
     if file.metadata()?.len() != bytes {
         return Err(std::io::Error::other("it has not the length of a segment"));

@@ -100,10 +100,24 @@ pub fn check(name: &ObjectName, content: &[u8], system: SystemId, size: SegmentS
 }
 
 fn check_segment(name: &SegmentName, content: &[u8], system: SystemId, size: SegmentSize) -> Result<Segment, WalFileError> {
-    if content.len() as u64 != size.bytes() {
-        return Err(WalFileError::Size { expected: size.bytes(), found: content.len() as u64 });
+    check_fetched(name, content, content.len() as u64, system, size)
+}
+
+/// Checks a segment of `bytes` bytes by its start, as [`check`] does: for one that is not in memory.
+///
+/// # Errors
+/// Where it is another.
+pub fn check_fetched(
+    name: &SegmentName,
+    start: &[u8],
+    bytes: u64,
+    system: SystemId,
+    size: SegmentSize,
+) -> Result<Segment, WalFileError> {
+    if bytes != size.bytes() {
+        return Err(WalFileError::Size { expected: size.bytes(), found: bytes });
     }
-    check_start(name, content, system, size)
+    check_start(name, start, system, size)
 }
 
 /// Checks that a segment, checked already, is no part that was filled up with zeros. WAL that is invalid in another way passes.

@@ -67,6 +67,7 @@ enum Work {
     Fetched(Segment, Done<Fetched>),
     Probed(Result<(), StoreError>),
     Scanned(std::io::Result<Ready>, Duration),
+    Synced(Segment, Result<(), String>),
     Uploaded(String, Done<Uploaded>),
 }
 
@@ -200,6 +201,9 @@ impl Engine {
         while let Some(segment) = self.prefetch.poll_fetch(now, &self.outage) {
             self.start_fetch(segment);
         }
+        while let Some(segment) = self.prefetch.poll_sync() {
+            self.start_sync(segment);
+        }
         self.answer();
         self.publish(now);
     }
@@ -260,6 +264,15 @@ impl Engine {
     fn start_fetch(&mut self, segment: Segment) {
         let (archive, cluster, spool) = (self.archive.clone(), self.parts.cluster.clone(), self.parts.spool.clone());
         self.work.spawn(async move { Work::Fetched(segment, work::fetch(&archive, &cluster, &spool, segment).await) });
+    }
+
+    fn start_sync(&mut self, segment: Segment) {
+        let (spool, name) = (self.parts.spool.clone(), segment.name(self.parts.cluster.size));
+        self.work.spawn(async move {
+            let synced = tokio::task::spawn_blocking(move || spool.sync(&name)).await;
+            let synced = synced.map_err(std::io::Error::other).flatten();
+            Work::Synced(segment, synced.map_err(|error| format!("the spool (--spool) can't be synced: {error}")))
+        });
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -325,6 +338,12 @@ impl Engine {
                     }
                     Err(error) => warn!(%error, "what is ready to be archived can't be listed"),
                 }
+            }
+            Work::Synced(segment, synced) => {
+                if let Err(reason) = &synced {
+                    warn!(segment = %segment.name(self.parts.cluster.size), reason, "a fetched segment is thrown away");
+                }
+                self.prefetch.handle_synced(segment, synced, now);
             }
             Work::Uploaded(name, done) => {
                 self.hear(done.store);

@@ -1,9 +1,12 @@
 //! What is fetched before it is asked for, what of it is thrown away, and what those are told who wait for it. Pure.
 //!
-//! Call order: `handle_*` for what has happened, then [`Prefetch::poll_evict`], [`Prefetch::poll_fetch`] and [`Prefetch::poll_answer`] until all give
-//! nothing.
+//! Call order: `handle_*` for what has happened, then [`Prefetch::poll_evict`], [`Prefetch::poll_fetch`], [`Prefetch::poll_sync`] and
+//! [`Prefetch::poll_answer`] until all give nothing.
+//!
+//! Postgres syncs each segment that it is given, and replays nothing meanwhile. So what lies in the spool and is not asked for yet is synced
+//! there, one after the other, and Postgres finds nothing left to write. What somebody waits for is given without.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use walbus::{Segment, SegmentSize};
@@ -41,17 +44,31 @@ pub enum Given {
     Yourself(String),
 }
 
+/// How much of a segment in the spool is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    /// Perhaps nothing.
+    Loose,
+    /// All of it.
+    Synced,
+    /// It is being synced. It is not given until that is known to have succeeded: the kernel tells of a failure once, and Postgres' own sync
+    /// would find that all is well.
+    Syncing,
+}
+
 /// The spool, and who waits for what comes into it.
 #[derive(Debug)]
 pub struct Prefetch {
     size: SegmentSize,
     room: usize,
     jobs: usize,
-    held: BTreeSet<Segment>,
+    held: BTreeMap<Segment, Durability>,
     running: BTreeSet<Segment>,
     waiting: Vec<(u64, Segment)>,
     answers: VecDeque<(u64, Given)>,
     evicted: VecDeque<Segment>,
+    /// Whether a sync runs.
+    syncing: bool,
     /// The segment behind the last one that was given: where fetching ahead begins.
     next: Option<Segment>,
     /// The first one behind it that is not in the archive: fetching ahead ends there.
@@ -71,11 +88,12 @@ impl Prefetch {
             size,
             room: usize::try_from(bytes_max / size.bytes()).unwrap_or(usize::MAX),
             jobs: jobs.max(1),
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             running: BTreeSet::new(),
             waiting: Vec::new(),
             answers: VecDeque::new(),
             evicted: VecDeque::new(),
+            syncing: false,
             next: None,
             absent: None,
             paused_until: Duration::ZERO,
@@ -89,10 +107,16 @@ impl Prefetch {
     /// Somebody wants a segment, and waits under this number.
     pub fn handle_fetch(&mut self, id: u64, segment: Segment, now: Duration, outage: &Outage) {
         self.asked = now;
-        if self.held.contains(&segment) {
-            self.hits += 1;
-            self.give(id, segment);
-            return;
+        match self.held.get(&segment) {
+            Some(Durability::Loose | Durability::Synced) => {
+                self.hits += 1;
+                return self.give(id, segment);
+            }
+            Some(Durability::Syncing) if !self.stopping => {
+                self.hits += 1;
+                return self.waiting.push((id, segment));
+            }
+            Some(Durability::Syncing) | None => {}
         }
         if self.running.contains(&segment) {
             self.hits += 1;
@@ -124,13 +148,8 @@ impl Prefetch {
         assert!(self.running.remove(&segment), "fetching {segment:?} was started");
         let refusal = match fetched {
             Fetched::Stored => {
-                self.held.insert(segment);
-                // Two who ask for one segment: the file is the first one's.
-                if let Some(place) = self.waiting.iter().position(|(_, wanted)| *wanted == segment) {
-                    let (id, _) = self.waiting.remove(place);
-                    self.give(id, segment);
-                }
-                return;
+                self.held.insert(segment, Durability::Loose);
+                return self.give_to_first(segment);
             }
             // Asked for once more by the one who wants it: a part of it may be there.
             Fetched::Absent => {
@@ -147,8 +166,41 @@ impl Prefetch {
                 reason
             }
         };
+        self.refuse(segment, &refusal);
+    }
+
+    /// A segment that [`Self::poll_sync`] gave is synced, or can't be, for this reason.
+    pub fn handle_synced(&mut self, segment: Segment, synced: Result<(), String>, now: Duration) {
+        assert!(std::mem::take(&mut self.syncing), "syncing {segment:?} was started");
+        // Thrown away meanwhile, and perhaps fetched again.
+        if self.held.get(&segment) != Some(&Durability::Syncing) {
+            return;
+        }
+        match synced {
+            Ok(()) => {
+                self.held.insert(segment, Durability::Synced);
+                self.give_to_first(segment);
+            }
+            Err(reason) => {
+                self.held.remove(&segment);
+                self.evicted.push_back(segment);
+                self.paused_until = now + FULL_PAUSE;
+                self.refuse(segment, &reason);
+            }
+        }
+    }
+
+    /// Two who ask for one segment: the file is the first one's.
+    fn give_to_first(&mut self, segment: Segment) {
+        if let Some(place) = self.waiting.iter().position(|(_, wanted)| *wanted == segment) {
+            let (id, _) = self.waiting.remove(place);
+            self.give(id, segment);
+        }
+    }
+
+    fn refuse(&mut self, segment: Segment, reason: &str) {
         for (id, _) in self.waiting.extract_if(.., |(_, wanted)| *wanted == segment) {
-            self.answers.push_back((id, Given::Yourself(refusal.clone())));
+            self.answers.push_back((id, Given::Yourself(reason.to_owned())));
         }
     }
 
@@ -169,21 +221,21 @@ impl Prefetch {
 
     /// Gives a segment of the spool away, and goes on behind it.
     fn give(&mut self, id: u64, segment: Segment) {
-        assert!(self.held.remove(&segment), "only what is in the spool is given");
+        assert!(self.held.remove(&segment).is_some(), "only what is in the spool is given");
         self.answers.push_back((id, Given::Here(segment)));
         self.next = Some(segment.next());
         self.absent = None;
         // What lies before it, on another timeline or far ahead is of an earlier recovery, or of none that goes on.
         let ahead = segment.number..=segment.number.saturating_add(self.room as u64);
-        let useless = self.held.extract_if(.., |held| held.timeline != segment.timeline || !ahead.contains(&held.number));
-        self.evicted.extend(useless);
+        let useless = self.held.extract_if(.., |held, _| held.timeline != segment.timeline || !ahead.contains(&held.number));
+        self.evicted.extend(useless.map(|(held, _)| held));
     }
 
     /// A segment to be thrown away.
     pub fn poll_evict(&mut self, now: Duration) -> Option<Segment> {
         if !self.held.is_empty() && self.waiting.is_empty() && now.saturating_sub(self.asked) >= IDLE_MAX {
             self.next = None;
-            self.evicted.extend(std::mem::take(&mut self.held));
+            self.evicted.extend(std::mem::take(&mut self.held).into_keys());
         }
         self.evicted.pop_front()
     }
@@ -193,7 +245,8 @@ impl Prefetch {
         if self.stopping {
             return None;
         }
-        let wanted = self.waiting.iter().map(|(_, segment)| *segment).find(|segment| !self.running.contains(segment));
+        let is_coming = |segment: &Segment| self.running.contains(segment) || self.held.contains_key(segment);
+        let wanted = self.waiting.iter().map(|(_, segment)| *segment).find(|segment| !is_coming(segment));
         let chosen = match wanted {
             Some(segment) => {
                 // What is running comes before it ends: one more may run for somebody who waits.
@@ -202,7 +255,7 @@ impl Prefetch {
                 }
                 if self.held.len() + self.running.len() >= self.room {
                     // What is farthest ahead makes room.
-                    self.evicted.extend(self.held.pop_last());
+                    self.evicted.extend(self.held.pop_last().map(|(held, _)| held));
                 }
                 segment
             }
@@ -220,10 +273,21 @@ impl Prefetch {
         }
         let next = self.next?;
         let mut segment = next;
-        while self.held.contains(&segment) || self.running.contains(&segment) {
+        while self.held.contains_key(&segment) || self.running.contains(&segment) {
             segment = segment.next();
         }
         (self.absent.is_none_or(|absent| segment < absent) && segment.number - next.number < self.room as u64).then_some(segment)
+    }
+
+    /// The segment to be synced now: of those that nobody has asked for yet the first.
+    pub fn poll_sync(&mut self) -> Option<Segment> {
+        if self.syncing || self.stopping {
+            return None;
+        }
+        let (segment, durability) = self.held.iter_mut().find(|(_, durability)| **durability == Durability::Loose)?;
+        *durability = Durability::Syncing;
+        self.syncing = true;
+        Some(*segment)
     }
 
     /// The next answer, and to whom.
@@ -360,6 +424,42 @@ mod tests {
         assert_eq!(prefetch.poll_fetch(NOW + FULL_PAUSE, &outage), None);
         prefetch.handle_fetch(3, segment(1, 20), NOW, &outage);
         assert_eq!(given(&mut prefetch), [(3, false)]);
+    }
+
+    #[test]
+    fn what_waits_is_synced_and_given_when_that_has_succeeded() {
+        let mut prefetch = filled();
+        assert_eq!((prefetch.poll_sync(), prefetch.poll_sync()), (Some(segment(1, 11)), None), "one at a time");
+        prefetch.handle_fetch(2, segment(1, 11), NOW, &Outage::default());
+        assert_eq!((given(&mut prefetch), started(&mut prefetch)), (vec![], vec![13, 14]), "it is not fetched again");
+        prefetch.handle_synced(segment(1, 11), Ok(()), NOW);
+        assert_eq!((given(&mut prefetch), prefetch.hits_and_misses()), (vec![(2, true)], (1, 1)));
+        // Who waits for it gets it as it comes.
+        prefetch.handle_fetch(3, segment(1, 13), NOW, &Outage::default());
+        prefetch.handle_fetched(segment(1, 13), Fetched::Stored, NOW);
+        assert_eq!((given(&mut prefetch), evicted(&mut prefetch)), (vec![(3, true)], vec![segment(1, 12)]));
+        assert_eq!(prefetch.poll_sync(), None);
+    }
+
+    #[test]
+    fn what_cant_be_synced_is_given_to_nobody() {
+        let mut prefetch = filled();
+        assert_eq!(prefetch.poll_sync(), Some(segment(1, 11)));
+        prefetch.handle_fetch(2, segment(1, 11), NOW, &Outage::default());
+        prefetch.handle_synced(segment(1, 11), Err("input/output error".into()), NOW);
+        assert_eq!((given(&mut prefetch), evicted(&mut prefetch)), (vec![(2, false)], vec![segment(1, 11)]));
+        assert!(started(&mut prefetch).is_empty(), "nothing is fetched ahead for a while");
+        // Thrown away while it is synced, and there again: what was heard is of the other file.
+        assert_eq!(prefetch.poll_sync(), Some(segment(1, 12)));
+        prefetch.handle_fetch(3, segment(1, 2), NOW, &Outage::default());
+        assert_eq!(started(&mut prefetch), [2]);
+        prefetch.handle_fetched(segment(1, 2), Fetched::Stored, NOW);
+        assert_eq!((given(&mut prefetch), evicted(&mut prefetch)), (vec![(3, true)], vec![segment(1, 12)]));
+        prefetch.handle_fetch(4, segment(1, 12), NOW, &Outage::default());
+        assert_eq!(started(&mut prefetch), [12]);
+        prefetch.handle_synced(segment(1, 12), Err("input/output error".into()), NOW);
+        prefetch.handle_fetched(segment(1, 12), Fetched::Stored, NOW);
+        assert_eq!(given(&mut prefetch), [(4, true)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The spool's files. Nothing in it is trusted after a start: it is emptied then.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use walbus::disk::{Disk, OsDisk};
 const WHOLE: &str = ".spooled";
 /// What a file ends in that is being written.
 const DRAFT: &str = ".spooling";
+/// How much of a segment's start is kept in memory: its first page's header is within it.
+const HEAD_BYTES: usize = 8192;
 /// What a file ends in that was given to somebody, after the number of who has it.
 const TAKEN: &str = ".taken";
 
@@ -37,19 +40,16 @@ impl Spool {
         Ok(Self { folder })
     }
 
-    /// Writes a segment's file; under its name it is whole and synced. Blocks.
+    /// A file for a segment, to be written. Blocks.
     ///
     /// # Errors
-    /// Of the operating system; nothing is left of it then.
-    pub fn write(&self, segment: &SegmentName, content: &[u8]) -> io::Result<()> {
-        let draft = format!("{segment}{DRAFT}");
+    /// Of the operating system.
+    pub fn draft(&self, segment: &SegmentName) -> io::Result<Draft> {
         let disk = OsDisk::open(&self.folder)?;
-        let mut file =
-            std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(self.folder.join(&draft))?;
-        let written = file.write_all(content).and_then(|()| file.sync_data());
-        let named = written.and_then(|()| disk.rename(&draft, &format!("{segment}{WHOLE}")));
-        // Half a file holds room; that it can't be removed either changes nothing in what failed.
-        named.inspect_err(|_| drop(disk.remove(&draft)))
+        let name = format!("{segment}{DRAFT}");
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(self.folder.join(&name))?;
+        let whole = format!("{segment}{WHOLE}");
+        Ok(Draft { file, disk, name, whole, head: Vec::with_capacity(HEAD_BYTES), bytes: 0, is_named: false })
     }
 
     /// Gives a segment's file to somebody, under a name of their own.
@@ -62,12 +62,86 @@ impl Spool {
         Ok(self.folder.join(taken))
     }
 
+    /// Makes a segment's content durable, not its name. Blocks.
+    ///
+    /// # Errors
+    /// Of the operating system: the file is then nobody's to use. One that was removed meanwhile is no error.
+    pub fn sync(&self, segment: &SegmentName) -> io::Result<()> {
+        match File::open(self.folder.join(format!("{segment}{WHOLE}"))) {
+            Ok(file) => file.sync_data(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a segment's file.
     ///
     /// # Errors
     /// Of the operating system.
     pub fn remove(&self, segment: &SegmentName) -> io::Result<()> {
         OsDisk::open(&self.folder)?.remove(&format!("{segment}{WHOLE}"))
+    }
+}
+
+/// A segment's file that is being written; dropped, it is gone.
+///
+/// It need not be synced to be given away: the spool is emptied at each start, and Postgres syncs what `restore_command` gave it before it
+/// takes the file for a segment of its own (`KeepFileRestoredFromArchive` in xlogarchive.c). After a crash before that it asks again.
+#[derive(Debug)]
+pub struct Draft {
+    file: File,
+    disk: OsDisk,
+    name: String,
+    whole: String,
+    head: Vec<u8>,
+    bytes: u64,
+    is_named: bool,
+}
+
+impl Draft {
+    /// The first bytes that were written, as many as it takes to know a segment by.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// How many bytes were written.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives the file its name: it is whole, and checked. Blocks.
+    ///
+    /// # Errors
+    /// Of the operating system; nothing is left of it then.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.disk.rename(&self.name, &self.whole)?;
+        self.is_named = true;
+        Ok(())
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, content: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(content)?;
+        let missing = HEAD_BYTES.saturating_sub(self.head.len());
+        self.head.extend(&content[..written.min(missing)]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_named {
+            // Half a file holds room; that it can't be removed either changes nothing in what failed.
+            drop(self.disk.remove(&self.name));
+        }
     }
 }
 
@@ -98,13 +172,23 @@ mod tests {
         let folder = scratch.path().join("deep/spool");
         let spool = Spool::open(&folder).unwrap();
         let segment = NAME.parse().unwrap();
-        spool.write(&segment, b"wal").unwrap();
+        let write = |content: &[u8]| {
+            let mut draft = spool.draft(&segment).unwrap();
+            draft.write_all(content).unwrap();
+            assert_eq!((draft.head(), draft.bytes()), (&content[..content.len().min(HEAD_BYTES)], content.len() as u64));
+            draft
+        };
+        drop(write(b"half"));
+        assert_eq!(names(&folder), Vec::<String>::new(), "nothing is left of half a file");
+        write(b"wal").finish().unwrap();
+        spool.sync(&segment).unwrap();
         let taken = spool.take(&segment, 7).unwrap();
         assert!(taken.is_absolute());
         assert_eq!(std::fs::read(&taken).unwrap(), b"wal");
         assert!(spool.take(&segment, 8).is_err() && spool.remove(&segment).is_err());
-        spool.write(&segment, b"again").unwrap();
+        write(&[7; HEAD_BYTES + 1]).finish().unwrap();
         spool.remove(&segment).unwrap();
+        spool.sync(&segment).unwrap();
         assert_eq!(names(&folder), [format!("{NAME}.7.taken")]);
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use bytes::Bytes;
 use walbus::archive::layout::ObjectName;
-use walbus::archive::store::{Archive, StoreError};
+use walbus::archive::store::{Archive, GetError, StoreError};
 use walbus::{Segment, SegmentSize, SystemId};
 
 use super::prefetch::Fetched;
@@ -88,10 +88,16 @@ fn read(path: &Path, limit: u64) -> io::Result<(Bytes, FileIdentity)> {
 pub async fn fetch(archive: &Archive, cluster: &Cluster, spool: &Spool, segment: Segment) -> Done<Fetched> {
     let segment_name = segment.name(cluster.size);
     let name = ObjectName::Segment { system: cluster.system, segment: segment_name.clone() };
-    let content = match archive.get(&name).await {
-        Ok(Some(content)) => content,
+    let draft = {
+        let (spool, segment_name) = (spool.clone(), segment_name.clone());
+        move || spool.draft(&segment_name)
+    };
+    let full = |error: io::Error| Fetched::Full(format!("the spool (--spool) can't be written: {error}"));
+    let draft = match archive.get_into(&name, draft).await {
+        Ok(Some(draft)) => draft,
         Ok(None) => return Done { outcome: Fetched::Absent, store: Some(Ok(())), bytes: 0 },
-        Err(error) => {
+        Err(GetError::Write(error)) => return Done { outcome: full(error), store: Some(Ok(())), bytes: 0 },
+        Err(GetError::Store(error)) => {
             let outcome = match &error {
                 StoreError::Damaged { .. } => Fetched::Damaged(error.to_string()),
                 _ => Fetched::Away(error.to_string()),
@@ -99,16 +105,12 @@ pub async fn fetch(archive: &Archive, cluster: &Cluster, spool: &Spool, segment:
             return Done { outcome, store: Some(Err(error)), bytes: 0 };
         }
     };
-    let bytes = content.len() as u64;
-    let checked = walfile::check(&name, &content, cluster.system, cluster.size).with_context(|| archive.url_of(&name));
-    if let Err(error) = checked {
-        return Done { outcome: Fetched::Damaged(format!("{error:#}")), store: Some(Ok(())), bytes };
-    }
-    let spool = spool.clone();
-    let written = tokio::task::spawn_blocking(move || spool.write(&segment_name, &content)).await;
-    let outcome = match written.map_err(io::Error::other).flatten() {
-        Ok(()) => Fetched::Stored,
-        Err(error) => Fetched::Full(format!("the spool (--spool) can't be written: {error}")),
+    let bytes = draft.bytes();
+    let checked = walfile::check_fetched(&segment_name, draft.head(), bytes, cluster.system, cluster.size);
+    let outcome = match checked.with_context(|| archive.url_of(&name)) {
+        // A rename alone: it waits for no disk.
+        Ok(_) => draft.finish().map_or_else(full, |()| Fetched::Stored),
+        Err(error) => Fetched::Damaged(format!("{error:#}")),
     };
     Done { outcome, store: Some(Ok(())), bytes }
 }

@@ -19,7 +19,7 @@ mod codec;
 mod seal;
 
 #[cfg(feature = "archive")]
-pub use seal::{OpenError, Sealing, open, seal, sha256};
+pub use seal::{OpenError, Sealing, UnpackError, open, seal, sha256, unpack};
 
 /// The length of an envelope's header with the skippable frame that it is in, in bytes: where the payload begins.
 pub const HEADER_BYTES: usize = 120;

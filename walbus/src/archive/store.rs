@@ -3,6 +3,7 @@
 //! An object is never replaced by other content, and a missing one is only called missing where the archive's marker is found: a wrong
 //! bucket or prefix answers in the same way.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use super::envelope::{Encryption, HEADER_BYTES, Header, OpenError, Sealing, open, seal};
+use super::envelope::{Encryption, HEADER_BYTES, Header, OpenError, Sealing, UnpackError, open, seal, unpack};
 use super::key::Keys;
 use super::layout::{self, ObjectName};
 use crate::ident::{PgTime, SystemId, Timeline};
@@ -24,7 +25,7 @@ mod locate;
 mod profile;
 mod retry;
 
-pub use error::StoreError;
+pub use error::{GetError, StoreError};
 pub use locate::{s3_endpoint, s3_region};
 
 /// What the marker says.
@@ -349,15 +350,47 @@ impl Archive {
     /// others by what the store says.
     pub async fn get(&self, name: &ObjectName) -> Result<Option<Bytes>, StoreError> {
         let path = self.path(name);
-        let Some(object) = self.retrying("get", &path, || self.get_once(&path)).await? else {
-            return self.prove_absent().await.map(|()| None);
-        };
+        let Some(object) = self.object(&path).await? else { return Ok(None) };
         let inner = Arc::clone(&self.inner);
         let opened = tokio::task::spawn_blocking(move || open(&object, &inner.options.keys));
         match opened.await {
             Ok(Ok((_, plain))) => Ok(Some(plain.into())),
             Ok(Err(error)) => Err(StoreError::of_open(error, self.shown(&path))),
             Err(error) => Err(StoreError::Retry { doing: "open", object: self.shown(&path), problem: error.to_string() }),
+        }
+    }
+
+    /// Writes an object's plain content to what `make` gives, piece by piece, and gives that back when all was written and checked; `None`
+    /// only where the object is proven not to be there, and `make` is not called then. What was written of an object that is damaged is the
+    /// caller's to throw away.
+    ///
+    /// # Errors
+    /// As of [`Self::get`]; [`GetError::Write`] where it can't be written.
+    pub async fn get_into<W: Write + Send + 'static>(
+        &self,
+        name: &ObjectName,
+        make: impl FnOnce() -> std::io::Result<W> + Send + 'static,
+    ) -> Result<Option<W>, GetError> {
+        let path = self.path(name);
+        let Some(object) = self.object(&path).await? else { return Ok(None) };
+        let inner = Arc::clone(&self.inner);
+        let unpacked = tokio::task::spawn_blocking(move || {
+            let mut out = make().map_err(UnpackError::Write)?;
+            unpack(&object, &inner.options.keys, &mut out).map(|_| out)
+        });
+        match unpacked.await {
+            Ok(Ok(out)) => Ok(Some(out)),
+            Ok(Err(UnpackError::Open(error))) => Err(StoreError::of_open(error, self.shown(&path)).into()),
+            Ok(Err(UnpackError::Write(error))) => Err(GetError::Write(error)),
+            Err(error) => Err(StoreError::Retry { doing: "open", object: self.shown(&path), problem: error.to_string() }.into()),
+        }
+    }
+
+    /// An object as it is stored; `None` only where it is proven not to be there.
+    async fn object(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
+        match self.retrying("get", path, || self.get_once(path)).await? {
+            Some(object) => Ok(Some(object)),
+            None => self.prove_absent().await.map(|()| None),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The content as a zstd frame and back. Source: RFC 8878.
 
+use std::io::Read;
+
 use super::Codec;
 
 /// The most that a block holds, `Block_Maximum_Size` for a window of 128 KiB or more.
@@ -15,10 +17,8 @@ pub(super) fn encode(plain: &[u8], codec: Codec, level: i32, out: &mut Vec<u8>) 
         Codec::Zstd => {
             let mut compressor = zstd::bulk::Compressor::new(level)?;
             compressor.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
-            let start = out.len();
-            out.resize(start + zstd::zstd_safe::compress_bound(plain.len()), 0);
-            let taken = compressor.compress_to_buffer(plain, &mut out[start..])?;
-            out.truncate(start + taken);
+            // Into a buffer that nobody fills with zeros first: most of it is never touched.
+            out.extend(compressor.compress(plain)?);
         }
     }
     Ok(())
@@ -39,7 +39,7 @@ fn encode_stored(plain: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The content of a zstd frame, which has `plain_bytes` unless it is damaged.
-pub(super) fn decode(frame: &[u8], plain_bytes: usize) -> std::io::Result<Vec<u8>> {
-    zstd::bulk::decompress(frame, plain_bytes)
+/// Reads the content of a zstd frame piece by piece: each is still in the processor's cache when it is hashed and written.
+pub(super) fn decoder(frame: &[u8]) -> std::io::Result<impl Read> {
+    zstd::stream::read::Decoder::with_buffer(frame)
 }

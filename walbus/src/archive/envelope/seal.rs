@@ -1,5 +1,8 @@
 //! Plain content into an object, and back.
 
+use std::borrow::Cow;
+use std::io::{Read, Write};
+
 use aws_lc_rs::digest;
 
 use super::{Codec, ContentHash, Encryption, HEADER_BYTES, Header, HeaderError, KeyId, PLAIN_BYTES_MAX, cipher, codec};
@@ -13,6 +16,9 @@ pub struct Sealing<'a> {
     /// The key to encrypt with, and 32 bytes of chance that are used for this object alone; `None` not to encrypt.
     pub key: Option<(&'a Key, [u8; 32])>,
 }
+
+/// How much is unpacked at once: a zstd block.
+const PIECE_BYTES: usize = 128 << 10;
 
 /// An object that can't be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,11 +45,26 @@ pub enum OpenError {
     Plain,
 }
 
+/// Why [`unpack`] did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The object can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What it was to be written to failed.
+    #[error("write what is unpacked: {0}")]
+    Write(#[source] std::io::Error),
+}
+
 /// The hash by which contents are compared.
 #[must_use]
 pub fn sha256(plain: &[u8]) -> ContentHash {
+    content_hash(&digest::digest(&digest::SHA256, plain))
+}
+
+fn content_hash(digest: &digest::Digest) -> ContentHash {
     let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, plain).as_ref());
+    hash.copy_from_slice(digest.as_ref());
     ContentHash(hash)
 }
 
@@ -83,34 +104,65 @@ pub fn seal(plain: &[u8], sealing: &Sealing<'_>) -> std::io::Result<(Header, Vec
 /// # Errors
 /// Where it is damaged, is none of this archive's, or its key is missing.
 pub fn open(object: &[u8], keys: &Keys) -> Result<(Header, Vec<u8>), OpenError> {
+    let bytes = Header::parse(object)?.map_or(0, |header| header.plain_bytes);
+    let mut plain = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+    match unpack(object, keys, &mut plain) {
+        Ok(header) => Ok((header, plain)),
+        Err(UnpackError::Open(error)) => Err(error),
+        Err(UnpackError::Write(error)) => Err(OpenError::Damaged(error.to_string())),
+    }
+}
+
+/// Writes the plain content of an object, piece by piece. Only when this has returned without an error has its length and hash been
+/// checked: what was written until then is nobody's to use.
+///
+/// # Errors
+/// Where it is damaged, is none of this archive's, or its key is missing; and where it can't be written.
+pub fn unpack(object: &[u8], keys: &Keys, out: &mut impl Write) -> Result<Header, UnpackError> {
     let damaged = |problem: String| OpenError::Damaged(problem);
-    let header =
-        Header::parse(object)?.ok_or_else(|| damaged(format!("it is cut off after {} bytes, in its header", object.len())))?;
+    let header = Header::parse(object).map_err(OpenError::from)?;
+    let header = header.ok_or_else(|| damaged(format!("it is cut off after {} bytes, in its header", object.len())))?;
+    let frame = frame(object, &header, keys)?;
+    let unpacked = |error: std::io::Error| damaged(format!("its content can't be unpacked: {error}"));
+    let mut decoder = codec::decoder(&frame).map_err(unpacked)?;
+    let (mut hash, mut bytes, mut piece) = (digest::Context::new(&digest::SHA256), 0, vec![0; PIECE_BYTES]);
+    loop {
+        let taken = decoder.read(&mut piece).map_err(unpacked)?;
+        if taken == 0 {
+            break;
+        }
+        bytes += taken as u64;
+        if bytes > header.plain_bytes {
+            return Err(damaged(format!("its content has more than the {} bytes that its header says", header.plain_bytes)).into());
+        }
+        hash.update(&piece[..taken]);
+        out.write_all(&piece[..taken]).map_err(UnpackError::Write)?;
+    }
+    if bytes != header.plain_bytes {
+        return Err(damaged(format!("its content has {bytes} bytes, its header says {}", header.plain_bytes)).into());
+    }
+    let found = content_hash(&hash.finish());
+    if found != header.plain_sha256 {
+        return Err(damaged(format!("its content has SHA-256 {found}, its header says {}", header.plain_sha256)).into());
+    }
+    Ok(header)
+}
+
+/// The zstd frame in an object: its payload, decrypted where it is encrypted.
+fn frame<'a>(object: &'a [u8], header: &Header, keys: &Keys) -> Result<Cow<'a, [u8]>, OpenError> {
     let payload = &object[HEADER_BYTES..];
     if payload.len() as u64 != header.payload_bytes {
-        return Err(damaged(format!("it has {} bytes, its header says {}", object.len(), header.object_bytes())));
+        let problem = format!("it has {} bytes, its header says {}", object.len(), header.object_bytes());
+        return Err(OpenError::Damaged(problem));
     }
-    let plain_bytes = usize::try_from(header.plain_bytes).map_err(|_| damaged("its length is not of this machine".to_owned()))?;
-    let decode = |frame: &[u8]| {
-        codec::decode(frame, plain_bytes).map_err(|error| damaged(format!("its content can't be unpacked: {error}")))
+    let (key, salt) = match &header.encryption {
+        Encryption::Aes256Gcm { key, salt } => (key, salt),
+        Encryption::None if keys.take_plain() => return Ok(Cow::Borrowed(payload)),
+        Encryption::None => return Err(OpenError::Plain),
     };
-    let plain = match &header.encryption {
-        Encryption::None if !keys.take_plain() => return Err(OpenError::Plain),
-        Encryption::None => decode(payload)?,
-        Encryption::Aes256Gcm { key, salt } => {
-            let found = keys.find(*key).ok_or_else(|| OpenError::Key { key: *key, given: keys.to_string() })?;
-            let frame = cipher::object_key(found.secret(), salt)
-                .and_then(|object_key| cipher::open(&object_key, &object[..HEADER_BYTES], payload.to_vec()))
-                .map_err(|_| damaged("its content was changed: it does not decrypt".to_owned()))?;
-            decode(&frame)?
-        }
-    };
-    if plain.len() != plain_bytes {
-        return Err(damaged(format!("its content has {} bytes, its header says {plain_bytes}", plain.len())));
-    }
-    let found = sha256(&plain);
-    if found != header.plain_sha256 {
-        return Err(damaged(format!("its content has SHA-256 {found}, its header says {}", header.plain_sha256)));
-    }
-    Ok((header, plain))
+    let found = keys.find(*key).ok_or_else(|| OpenError::Key { key: *key, given: keys.to_string() })?;
+    cipher::object_key(found.secret(), salt)
+        .and_then(|object_key| cipher::open(&object_key, &object[..HEADER_BYTES], payload.to_vec()))
+        .map(Cow::Owned)
+        .map_err(|_| OpenError::Damaged("its content was changed: it does not decrypt".to_owned()))
 }

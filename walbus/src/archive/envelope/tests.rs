@@ -173,6 +173,21 @@ mod sealed {
     }
 
     #[test]
+    fn what_is_unpacked_is_bounded_by_the_header() {
+        let object = sealed(&noise(300_000), Some(1), None);
+        for (says, expected) in [(299_999, "more than the 299999 bytes"), (300_001, "has 300000 bytes")] {
+            let header = Header { plain_bytes: says, ..Header::parse(&object).unwrap().unwrap() };
+            let object = [&header.encode()[..], &object[HEADER_BYTES..]].concat();
+            let mut out = Vec::new();
+            let error = unpack(&object, &Keys::none(), &mut out).unwrap_err();
+            assert!(matches!(&error, UnpackError::Open(OpenError::Damaged(problem)) if problem.contains(expected)), "{error}");
+            assert!(out.len() as u64 <= says);
+        }
+        let mut too_small = [0; 1000];
+        assert!(matches!(unpack(&object, &Keys::none(), &mut &mut too_small[..]), Err(UnpackError::Write(_))));
+    }
+
+    #[test]
     fn chunks_can_be_neither_moved_nor_left_out() {
         let chunk = CHUNK_BYTES as usize;
         let (secret, aad) = (cipher::object_key(&[1; 32], &[2; 32]).unwrap(), b"header");

@@ -69,6 +69,17 @@ pub enum StoreError {
     },
 }
 
+/// Why [`Archive::get_into`](super::Archive::get_into) did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// The store, or what is there.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What it was to be written to.
+    #[error("write what is fetched: {0}")]
+    Write(#[source] std::io::Error),
+}
+
 impl StoreError {
     /// What an error of the library means. `NotFound` is the caller's to understand, who knows what was to be there.
     pub(super) fn of(error: object_store::Error, doing: &'static str, object: String) -> Self {
