@@ -83,7 +83,7 @@ fn build(deeds: &[u8]) -> WalBuilder {
             3 | 4 => {
                 let left = MB.ceil(wal.end()).0 - wal.end().0;
                 let pages = left / 8192 * 24;
-                drop(wal.filler(xid, u32::try_from(left.saturating_sub(pages + u64::from(size))).unwrap_or(24).max(32)));
+                wal.filler(xid, u32::try_from(left.saturating_sub(pages + u64::from(size))).unwrap_or(24).max(32));
             }
             5 => {
                 wal.commit(xid, time);
