@@ -22,14 +22,17 @@ use crate::volume::{Data, Layout, Remembered};
 
 mod cluster;
 mod configure;
+mod ha;
 mod identity;
 mod mounts;
 mod programs;
 mod recovery;
+mod rejoin;
 mod rendered;
 mod start;
 mod step;
 
+pub(crate) use ha::{field, system_id};
 pub use programs::Programs;
 pub use step::Step;
 

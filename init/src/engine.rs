@@ -22,6 +22,7 @@ use crate::sys;
 mod child;
 mod connection;
 mod exchange;
+mod peer;
 
 use child::Running;
 pub use child::Spec;
@@ -63,6 +64,11 @@ impl Outcome {
 /// What somebody asked for from outside, to be done by who drives the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
+    /// Become the primary.
+    Promote {
+        /// In spite of what may be lost.
+        force: bool,
+    },
     /// Read the settings again, and do what follows.
     Reload,
 }
@@ -290,6 +296,16 @@ impl Engine {
         self.asked.pop_front()
     }
 
+    /// Tells those who asked for a promotion what has become of it.
+    pub fn answer_promotion(&mut self, outcome: &Result<String, Vec<String>>) {
+        let answer = match outcome {
+            Ok(said) => serde_json::json!({ "ok": true, "said": said }),
+            Err(reasons) => serde_json::json!({ "refused": reasons }),
+        };
+        let now = self.now();
+        self.connections.answer_waiting(&answer, now);
+    }
+
     /// The exit code, once all is over.
     #[must_use]
     pub const fn exit(&self) -> Option<u8> {
@@ -485,6 +501,7 @@ impl Engine {
         let status = self.status();
         for asked in self.connections.serve(now, &status) {
             match asked {
+                connection::Request::Promote { force } => self.asked.push_back(Asked::Promote { force }),
                 connection::Request::Reload => self.asked.push_back(Asked::Reload),
                 connection::Request::Stop => {
                     self.log.info("boot", "asked to stop");
@@ -510,6 +527,9 @@ impl Engine {
             status.not_ready = Some("it is stopping".to_owned());
         }
         status.ready &= !self.core.is_ending();
+        if let Some(ha) = &mut status.ha {
+            ha.serving = matches!(self.core.state(Child::Postgres), State::Up { .. }) && !self.core.is_ending();
+        }
         if status.ready {
             let down = status
                 .children

@@ -16,6 +16,7 @@
 pub mod account;
 pub mod boot;
 pub mod engine;
+pub mod ha;
 mod live;
 pub mod log;
 pub mod program;

@@ -12,10 +12,12 @@ use crate::supervise::{Child, Moment};
 use crate::volume::{space, write_durably};
 
 mod disk;
+mod ha;
 mod reload;
 mod sink;
 
 use disk::{Ballast, DiskWatch};
+use ha::PairWatch;
 use sink::{Change, Seen, SinkWatch};
 
 /// How often the disk is looked at.
@@ -31,7 +33,7 @@ const PENDING: Duration = Duration::from_secs(30);
 /// The layer that makes the database read-only.
 const DISK_LAYER: &str = "40-disk.conf";
 /// The layer that has commits not wait for the sink.
-const SINK_LAYER: &str = "50-sink.conf";
+pub(crate) const SINK_LAYER: &str = "50-sink.conf";
 
 /// Runs until all ends.
 ///
@@ -42,6 +44,7 @@ pub(crate) fn live(boot: &mut Boot<'_>) -> Result<()> {
     let mut live = Live {
         disk: DiskWatch::default(),
         sink: SinkWatch::new(boot.settings.wal_sink_delay, boot.layout.conf.join(SINK_LAYER).exists()),
+        pair: PairWatch::new(boot),
         talk: None,
         due: Due { disk: now, metadata: now + boot.settings.lookup.metadata_interval, pending: now, probe: now + PROBE, sink: now },
         deaths: boot.deaths(),
@@ -62,6 +65,7 @@ pub(crate) fn live(boot: &mut Boot<'_>) -> Result<()> {
 struct Live {
     disk: DiskWatch,
     sink: SinkWatch,
+    pair: PairWatch,
     talk: Option<Talk>,
     due: Due,
     deaths: u64,
@@ -87,8 +91,11 @@ struct Alarms {
 
 impl Live {
     fn turn(&mut self, boot: &mut Boot<'_>) -> Result<()> {
-        while let Some(Asked::Reload) = boot.engine.take_asked() {
-            self.reload(boot)?;
+        while let Some(asked) = boot.engine.take_asked() {
+            match asked {
+                Asked::Promote { force } => self.promote(boot, force)?,
+                Asked::Reload => self.reload(boot)?,
+            }
         }
         let now = boot.engine.now();
         if boot.deaths() != self.deaths {
@@ -106,6 +113,9 @@ impl Live {
             self.due.sink = now + SINK;
             self.look_at_sink(boot)?;
         }
+        if self.pair.due <= now {
+            self.look_at_pair(boot)?;
+        }
         if self.due.probe <= now {
             self.probe(boot)?;
         }
@@ -117,8 +127,8 @@ impl Live {
             self.due.metadata = now + boot.settings.lookup.metadata_interval;
             self.look_at_metadata(boot)?;
         }
-        boot.engine.board.alarms = self.alarms.all();
-        let next = [self.due.disk, self.due.metadata, self.due.pending, self.due.probe, self.due.sink]
+        boot.engine.board.alarms = self.alarms.all().into_iter().chain(self.pair.alarms.iter().cloned()).collect();
+        let next = [self.due.disk, self.due.metadata, self.due.pending, self.due.probe, self.due.sink, self.pair.due]
             .into_iter()
             .filter(|due| *due > now)
             .min();
@@ -211,8 +221,10 @@ impl Live {
                     "sink",
                     "the WAL sink is away: commits no longer wait for it, and are lost with this host until it is back",
                 );
-                let text = "# The WAL sink is away. Taken back when it has caught up.\nsynchronous_standby_names = ''\n";
-                set_layer(boot, SINK_LAYER, Some(text))?;
+                let names = crate::ha::synchronous_names(boot.settings.ha_standby.as_deref(), None);
+                let text =
+                    format!("# The WAL sink is away. Taken back when it has caught up.\nsynchronous_standby_names = '{names}'\n");
+                set_layer(boot, SINK_LAYER, Some(&text))?;
             }
             Some(Change::Restore) => {
                 boot.engine.log().info("sink", "the WAL sink has caught up: commits wait for it again");
@@ -298,6 +310,8 @@ fn set_layer(boot: &Boot<'_>, name: &str, text: Option<&str>) -> Result<()> {
             crate::volume::sync_folder(&boot.layout.conf)?;
         }
     }
+    // Without a standby, who commits wait for is said there as well.
+    boot.write_ha_layer()?;
     boot.engine.hup(Child::Postgres);
     Ok(())
 }

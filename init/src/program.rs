@@ -28,6 +28,12 @@ enum Command {
     /// them. SIGTERM stops all in order, SIGHUP reads the settings again.
     #[command(after_help = "Exit codes: 0 stopped as asked; 1 failed for good; 2 wrong usage or settings.")]
     Boot(BootArgs),
+    /// Have a running standby become the primary, when the primary is lost or was stopped.
+    ///
+    /// Refused where that could lose what was acknowledged: where the primary still streams or answers, or where the standby is not
+    /// known to have been in step. PgBouncer follows.
+    #[command(after_help = "Exit codes: 0 promoted; 1 refused, or failed.")]
+    Promote(PromoteArgs),
     /// Have a running one read its settings again, and do what follows.
     Reload(Reach),
     /// Tell how a running one is.
@@ -55,6 +61,15 @@ struct Reach {
 }
 
 #[derive(Debug, Args)]
+struct PromoteArgs {
+    #[command(flatten)]
+    reach: Reach,
+    /// Promote in spite of every reason against it: what the primary acknowledged may be lost
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
 struct StatusArgs {
     #[command(flatten)]
     reach: Reach,
@@ -70,8 +85,9 @@ struct StatusArgs {
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Boot(args) => Ok(boot::run(Options { die_after: args.die_after, power_off: args.power_off })?.into()),
+        Command::Promote(args) => promote(&args),
         Command::Reload(reach) => {
-            ask(&reach.run_dir, "reload")?;
+            ask(&reach.run_dir, &plain("reload"), PATIENCE)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Status(args) => status(&args),
@@ -80,7 +96,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let line = ask(&args.reach.run_dir, "status")?;
+    let line = ask(&args.reach.run_dir, &plain("status"), PATIENCE)?;
     let status: Status = serde_json::from_str(&line).context("the running one is of another version")?;
     let text = if args.json { serde_json::to_string_pretty(&status)? + "\n" } else { status.table() };
     std::io::stdout().write_all(text.as_bytes())?;
@@ -88,7 +104,7 @@ fn status(args: &StatusArgs) -> Result<ExitCode> {
 }
 
 fn stop(run_dir: &Path) -> Result<ExitCode> {
-    ask(run_dir, "stop")?;
+    ask(run_dir, &plain("stop"), PATIENCE)?;
     // Its end closes this connection, which it never answers.
     let Ok(mut socket) = UnixStream::connect(run_dir.join("control.sock")) else { return Ok(ExitCode::SUCCESS) };
     socket.write_all(b"{\"command\":\"wait\"}\n").ok();
@@ -96,12 +112,46 @@ fn stop(run_dir: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(run_dir: &Path, command: &str) -> Result<String> {
+/// What becomes of a promotion.
+#[derive(serde::Deserialize)]
+struct Promoted {
+    said: Option<String>,
+    error: Option<String>,
+    #[serde(default)]
+    refused: Vec<String>,
+}
+
+fn promote(args: &PromoteArgs) -> Result<ExitCode> {
+    let request = format!("{{\"command\":\"promote\",\"force\":{}}}", args.force);
+    // It replays all that it has received first.
+    let line = ask(&args.reach.run_dir, &request, Duration::from_secs(3600))?;
+    let outcome: Promoted = serde_json::from_str(&line).context("the running one is of another version")?;
+    if let Some(said) = outcome.said {
+        println!("{said}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(error) = outcome.error {
+        bail!("not promoted: {error}");
+    }
+    for reason in &outcome.refused {
+        eprintln!("beyond-pg: not promoted: {reason}");
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// How long the running one may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn plain(command: &str) -> String {
+    format!("{{\"command\":\"{command}\"}}")
+}
+
+fn ask(run_dir: &Path, request: &str, patience: Duration) -> Result<String> {
     let path = run_dir.join("control.sock");
     let reach = || format!("no beyond-pg answers at {}: is it running, and is this its BEYOND_PG_RUN_DIR?", path.display());
     let mut socket = UnixStream::connect(&path).with_context(reach)?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    socket.write_all(format!("{{\"command\":\"{command}\"}}\n").as_bytes()).with_context(reach)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.write_all(format!("{request}\n").as_bytes()).with_context(reach)?;
     let mut line = String::new();
     BufReader::new(socket).read_line(&mut line).with_context(reach)?;
     if line.is_empty() {

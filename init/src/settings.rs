@@ -46,6 +46,16 @@ pub enum SinkPolicy {
     Required,
 }
 
+/// Where a replica's PgBouncer sends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolTarget {
+    /// To the server of its own machine.
+    Local,
+    /// To the primary, until it is one itself.
+    Primary,
+}
+
 /// How lines are logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -128,6 +138,10 @@ pub struct Settings {
     pub wal_sink_client_key: Option<PathBuf>,
     /// `BEYOND_PG_HA_STANDBY`
     pub ha_standby: Option<String>,
+    /// `BEYOND_PG_PEERS`
+    pub peers: Vec<SocketAddr>,
+    /// `BEYOND_PG_PGBOUNCER_TARGET`
+    pub pgbouncer_target: PoolTarget,
     /// `BEYOND_VOLUME_EPHEMERAL`
     pub ephemeral: bool,
     /// `BEYOND_PG_PRIMARY_SLOT`
@@ -251,6 +265,15 @@ impl Settings {
         self.passed.iter().filter(move |(name, _)| program.names().contains(name)).map(|(name, value)| (*name, value.reveal()))
     }
 
+    /// The server that `BEYOND_PG_PRIMARY_CONNINFO` names.
+    ///
+    /// # Errors
+    /// Where it is not set, does not parse, or names none or more than one.
+    pub fn primary_endpoint(&self) -> Result<crate::ha::Endpoint, String> {
+        let conninfo = self.primary_conninfo.as_ref().ok_or("it is not set")?;
+        crate::ha::Conninfo::parse(conninfo.reveal()).ok_or("it does not parse")?.endpoint()
+    }
+
     /// Whether there is an archive to push WAL to.
     #[must_use]
     pub fn has_archive(&self) -> bool {
@@ -271,6 +294,7 @@ impl Settings {
             (reader.required("BEYOND_PG_VOLUME", parse::path), reader.required("BEYOND_PG_RUN_DIR", parse::path));
         let (os_user, listen) =
             (reader.required("BEYOND_PG_OS_USER", parse::os_user), reader.required("BEYOND_PG_LISTEN", parse::socket));
+        let pgbouncer_target = reader.required("BEYOND_PG_PGBOUNCER_TARGET", parse::pool_target);
         let health_listen = reader.required("BEYOND_PG_HEALTH_LISTEN", parse::socket_or_none);
         let log_format = reader.required("BEYOND_PG_LOG_FORMAT", parse::log_format);
         let stop_timeout = reader.required("BEYOND_PG_STOP_TIMEOUT", |text| parse::duration(text, second, day));
@@ -282,6 +306,7 @@ impl Settings {
             wal_sink_client_cert: reader.optional("BEYOND_PG_WAL_SINK_CLIENT_CERT", parse::path),
             wal_sink_client_key: reader.optional("BEYOND_PG_WAL_SINK_CLIENT_KEY", parse::path),
             ha_standby: reader.optional("BEYOND_PG_HA_STANDBY", parse::plain_name),
+            peers: reader.optional("BEYOND_PG_PEERS", parse::peers).unwrap_or_default(),
             primary_slot: reader.optional("BEYOND_PG_PRIMARY_SLOT", parse::slot),
             primary_conninfo: reader.optional("BEYOND_PG_PRIMARY_CONNINFO", parse::text).map(Secret::new),
             pitr_target: reader.optional("BEYOND_PG_PITR_TARGET", parse::pitr_target),
@@ -300,6 +325,7 @@ impl Settings {
             password_file: reader.optional("BEYOND_PG_PASSWORD_FILE", parse::path),
             database: reader.optional("BEYOND_PG_DATABASE", parse::database),
             sidecars: reader.optional("BEYOND_PG_SIDECARS", parse::sidecars).unwrap_or_default(),
+            pgbouncer_target: pgbouncer_target?,
             tier: tier?,
             wal_sink_policy: policy?,
             wal_sink_delay: delay?,
@@ -347,17 +373,13 @@ impl Settings {
 
     /// What can't be had together, and what needs something else.
     fn contradictions(&self) -> Vec<Problem> {
-        let mut found = Vec::new();
+        let mut found = self.contradictions_of_a_pair();
         let mut say = |wrong: bool, text: &str| {
             if wrong {
                 found.push(Problem::Combination(text.to_owned()));
             }
         };
         let primary = self.tier == Tier::Primary;
-        say(
-            self.ephemeral && self.ha_standby.is_some(),
-            "BEYOND_PG_HA_STANDBY and BEYOND_VOLUME_EPHEMERAL exclude each other: commits can't both wait for a standby and not even for the disk. Leave one of them",
-        );
         say(
             self.ephemeral && primary && self.wal_sink.is_some(),
             "BEYOND_PG_WAL_SINK and BEYOND_VOLUME_EPHEMERAL exclude each other: with synchronous_commit = off no commit waits for the sink. Leave one of them",
@@ -379,10 +401,6 @@ impl Settings {
                 && !self.passed.contains_key("BEYOND_PG_SINK_UPSTREAM")
                 && !self.passed.contains_key("BEYOND_PG_SINK_CONFIG"),
             "BEYOND_PG_TIER = sink needs BEYOND_PG_SINK_UPSTREAM, how the primary is reached, or BEYOND_PG_SINK_CONFIG",
-        );
-        say(
-            self.wal_sink.is_some() && self.ha_standby.as_deref() == Some(self.wal_sink_name.as_str()),
-            "BEYOND_PG_HA_STANDBY and BEYOND_PG_WAL_SINK_NAME are the same name: Postgres could not tell the standby from the sink",
         );
         say(
             self.wal_sink_client_cert.is_some() != self.wal_sink_client_key.is_some(),
@@ -413,6 +431,28 @@ impl Settings {
                 && self.listen.port() == self.port
                 && (self.listen.ip().is_loopback() || self.listen.ip().is_unspecified()),
             "BEYOND_PG_LISTEN and BEYOND_PG_PORT are the same port of the loopback: PgBouncer and Postgres need one each",
+        );
+        found
+    }
+
+    fn contradictions_of_a_pair(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        let mut say = |wrong: bool, text: &str| {
+            if wrong {
+                found.push(Problem::Combination(text.to_owned()));
+            }
+        };
+        say(
+            self.ephemeral && self.ha_standby.is_some(),
+            "BEYOND_PG_HA_STANDBY and BEYOND_VOLUME_EPHEMERAL exclude each other: commits can't both wait for a standby and not even for the disk. Leave one of them",
+        );
+        say(
+            self.wal_sink.is_some() && self.ha_standby.as_deref() == Some(self.wal_sink_name.as_str()),
+            "BEYOND_PG_HA_STANDBY and BEYOND_PG_WAL_SINK_NAME are the same name: Postgres could not tell the standby from the sink",
+        );
+        say(
+            self.tier == Tier::Replica && self.pgbouncer_target == PoolTarget::Primary && self.primary_endpoint().is_err(),
+            "BEYOND_PG_PGBOUNCER_TARGET = primary needs one host and one port in BEYOND_PG_PRIMARY_CONNINFO: where PgBouncer sends to",
         );
         found
     }

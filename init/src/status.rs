@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ha::HaStatus;
+
 /// Where the program is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -125,6 +127,9 @@ pub struct Status {
     pub disk: Option<DiskStatus>,
     /// The WAL sink.
     pub sink: Option<SinkStatus>,
+    /// The pair that this is one of.
+    #[serde(default)]
+    pub ha: Option<HaStatus>,
     /// Orphans that were reaped.
     pub reaped: u64,
     /// All settings.
@@ -154,6 +159,10 @@ impl Status {
         say("recovered", self.recovered.clone());
         say("disk", self.disk.as_ref().map(DiskStatus::line));
         say("wal sink", self.sink.as_ref().map(SinkStatus::line));
+        say("ha", self.ha.as_ref().map(HaStatus::line));
+        for peer in self.ha.iter().flat_map(|ha| &ha.peers) {
+            say("peer", Some(format!("{}: {}", peer.address, peer.said)));
+        }
         say("boot", self.boot_ms.map(|total| boot_line(total, self.boot_postgres_ms)));
         for alarm in &self.alarms {
             say("ALARM", Some(alarm.clone()));
@@ -216,6 +225,12 @@ impl Status {
             text.gauge("beyond_pg_volume_free_bytes", "Free space of the volume", "", disk.free_bytes);
             text.gauge("beyond_pg_volume_bytes", "Size of the volume", "", disk.total_bytes);
             text.gauge("beyond_pg_read_only", "Whether the database is read-only for want of space", "", u64::from(disk.read_only));
+        }
+        if let Some(ha) = &self.ha {
+            let primary = u64::from(ha.role == crate::ha::Role::Primary);
+            text.gauge("beyond_pg_ha_primary", "Whether it is the primary of its pair", "", primary);
+            text.gauge("beyond_pg_ha_timeline", "The newest timeline that it knows of", "", ha.timeline.into());
+            text.gauge("beyond_pg_ha_in_step", "Whether a standby holds all that was acknowledged", "", u64::from(ha.is_safe()));
         }
         if let Some(sink) = &self.sink {
             text.gauge("beyond_pg_sink_streaming", "Whether the WAL sink streams", "", u64::from(sink.streaming));

@@ -82,6 +82,21 @@ pub struct Remembered {
     /// Whether the WAL sink has ever held WAL of this volume: an empty one is then none to start without.
     #[serde(default)]
     pub sink_has_wal: bool,
+    /// What a promotion has made of this standby, from the moment that it was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<Promotion>,
+    /// Who else is the primary: this one is none any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<Fenced>,
+    /// Whether commits do without a standby, since there has been none after the promotion.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub without_standby: bool,
+    /// Set while a former primary is turned into a standby of the present one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rejoining: bool,
+    /// Whether the database says of a standby that it is in step.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub in_step_noted: bool,
     /// Set while WAL is moved from one folder to another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_move: Option<wal::Move>,
@@ -91,6 +106,34 @@ pub struct Remembered {
     /// The user's files that were set aside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set_aside: Vec<String>,
+}
+
+/// A promotion. It stands above the setting of the tier, which may be set anew much later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promotion {
+    /// The timeline that is left.
+    pub from: u32,
+    /// The timeline that was begun; `None` until it is.
+    pub to: Option<u32>,
+    /// What may be missing, where it was forced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_spite_of: Vec<String>,
+}
+
+/// The end of a primary: another has taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fenced {
+    /// Its health port.
+    pub by: String,
+    /// Its timeline.
+    pub timeline: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// The version of [`Remembered`] that is written.

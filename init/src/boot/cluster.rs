@@ -34,7 +34,8 @@ impl Boot<'_> {
         let data = look(&layout)?;
         self.major = self.major_version()?;
         check_version(&data, self.major, &layout)?;
-        self.end_old_server()
+        self.end_old_server()?;
+        self.decide_role()
     }
 
     /// Asks the programs which version they are of.
@@ -123,6 +124,8 @@ impl Boot<'_> {
     pub(super) fn base(&mut self) -> Result<()> {
         if look(&self.layout)? == Data::Absent {
             self.copy_primary()?;
+        } else if self.was_primary() {
+            self.rejoin()?;
         }
         let signal = self.layout.data.join("standby.signal");
         if !signal.exists() {

@@ -17,7 +17,7 @@ const INCLUDE: &str = "include_dir = 'conf.d'";
 const ASIDE: &str = "set-aside";
 
 /// Names of the layers that are ours.
-const OURS: [&str; 5] = ["10-fixed.conf", "20-tuning.conf", "30-tier.conf", "40-disk.conf", "50-sink.conf"];
+const OURS: [&str; 6] = ["10-fixed.conf", "20-tuning.conf", "30-tier.conf", "40-disk.conf", "50-sink.conf", crate::ha::LAYER];
 
 impl Boot<'_> {
     /// Writes our layers, where they have changed.
@@ -38,7 +38,7 @@ impl Boot<'_> {
         let owner = self.owner();
         make_folder(&self.layout.conf, 0o700, owner)?;
         include_layers(&self.layout.data, owner)?;
-        let mut changed = false;
+        let mut changed = self.write_ha_layer()?;
         for (name, text) in layers {
             changed |= write_durably(&self.layout.conf.join(name), text.as_bytes(), 0o600, owner)?;
         }

@@ -46,7 +46,11 @@ impl Boot<'_> {
         self.await_postgres()?;
         let took = self.engine.now().saturating_sub(from);
         self.engine.board.boot_postgres_ms = u64::try_from(took.as_millis()).ok();
-        if self.settings.tier == Tier::Primary { self.end_pitr() } else { Ok(()) }
+        if self.settings.tier != Tier::Primary {
+            return Ok(());
+        }
+        self.finish_promotion()?;
+        self.end_pitr()
     }
 
     /// Roles, the function that PgBouncer asks, the user's role and database: each where it is missing.
@@ -141,7 +145,8 @@ impl Boot<'_> {
         Server {
             socket: self.layout.socket(self.settings.listen.port()),
             user: SUPERUSER.to_owned(),
-            database: "postgres".to_owned(),
+            // What others are sent to is not this machine's to prove.
+            database: self.pool_primary().map_or("postgres", |_| crate::ha::LOCAL_DATABASE).to_owned(),
             options: String::new(),
         }
     }

@@ -31,6 +31,11 @@ const WAIT: &[u8] = b"{\"command\":\"wait\"}\n";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "command")]
 pub(crate) enum Command {
+    /// Become the primary. Answered when that is done, or refused.
+    Promote {
+        /// In spite of what may be lost.
+        force: bool,
+    },
     /// Read settings again.
     Reload,
     /// Tell how it is.
@@ -44,6 +49,7 @@ pub(crate) enum Command {
 /// What the engine has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
+    Promote { force: bool },
     Reload,
     Stop,
 }
@@ -60,6 +66,8 @@ struct Connection {
     socket: OwnedFd,
     received: Vec<u8>,
     answer: Vec<u8>,
+    /// Its answer comes when what it asks for is done.
+    waits: bool,
     until: Moment,
 }
 
@@ -117,12 +125,22 @@ impl Connections {
             while self.open.len() < CONNECTIONS_MAX {
                 let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { break };
                 let (received, answer) = (Vec::new(), Vec::new());
-                self.open.push(Connection { kind: *kind, socket, received, answer, until: now + TIME });
+                self.open.push(Connection { kind: *kind, socket, received, answer, waits: false, until: now + TIME });
             }
         }
         let mut asked = Vec::new();
         self.open.retain_mut(|connection| now < connection.until && connection.go_on(status, &mut asked));
         asked
+    }
+}
+
+impl Connections {
+    /// Answers those who wait for what they asked for.
+    pub(super) fn answer_waiting(&mut self, answer: &serde_json::Value, now: Moment) {
+        for connection in self.open.iter_mut().filter(|connection| connection.waits) {
+            connection.answer = format!("{answer}\n").into_bytes();
+            (connection.waits, connection.until) = (false, now + TIME);
+        }
     }
 }
 
@@ -138,12 +156,21 @@ impl Connection {
                 Err(Errno::AGAIN) => return true,
                 Err(_) => return false,
             }
+            if self.waits {
+                // It has asked already.
+                self.received.clear();
+                continue;
+            }
+            let asked_before = asked.len();
             let answer = match self.kind {
                 Kind::Control => control(&self.received, status, asked),
                 Kind::Health => health(&self.received, status),
             };
             if self.kind == Kind::Control && self.received.starts_with(WAIT) {
                 self.until = Moment::MAX;
+            }
+            if answer.is_none() && asked.len() > asked_before {
+                (self.waits, self.until) = (true, Moment::MAX);
             }
             match answer {
                 Some(answer) => self.answer = answer,
@@ -166,6 +193,14 @@ impl Connection {
 fn control(received: &[u8], status: &Status, asked: &mut Vec<Request>) -> Option<Vec<u8>> {
     let line = received.split(|byte| *byte == b'\n').next().filter(|line| line.len() < received.len())?;
     let mut answer = match serde_json::from_slice(line) {
+        Ok(Command::Promote { .. }) if status.phase != Phase::Running => {
+            let why = status.not_ready.as_deref().unwrap_or("it boots");
+            serde_json::json!({ "error": format!("not now: {why}") }).to_string().into_bytes()
+        }
+        Ok(Command::Promote { force }) => {
+            asked.push(Request::Promote { force });
+            return None;
+        }
         Ok(Command::Reload) => {
             asked.push(Request::Reload);
             br#"{"ok":true}"#.to_vec()
@@ -197,8 +232,12 @@ fn health(received: &[u8], status: &Status) -> Option<Vec<u8>> {
         ("GET" | "HEAD", "/livez") => ("200 OK", text, "alive\n".to_owned()),
         ("GET" | "HEAD", "/readyz") if status.ready => ("200 OK", text, "ready\n".to_owned()),
         ("GET" | "HEAD", "/readyz") => ("503 Service Unavailable", text, not_ready()),
+        ("GET" | "HEAD", "/ha") => match &status.ha {
+            Some(ha) => ("200 OK", "application/json", ha.to_peers()),
+            None => ("404 Not Found", text, "it has no peers, or does not know yet what it is\n".to_owned()),
+        },
         ("GET" | "HEAD", "/metrics") => ("200 OK", "text/plain; version=0.0.4", status.metrics()),
-        ("GET" | "HEAD", _) => ("404 Not Found", text, "there is /livez, /readyz and /metrics\n".to_owned()),
+        ("GET" | "HEAD", _) => ("404 Not Found", text, "there is /livez, /readyz, /ha and /metrics\n".to_owned()),
         _ => ("405 Method Not Allowed", text, "only GET\n".to_owned()),
     };
     let length = body.len();
@@ -242,6 +281,13 @@ mod tests {
         assert_eq!(asked, [Request::Stop]);
         let answer = control(b"{\"command\":\"status\"}\n", &status, &mut asked).unwrap();
         assert_eq!(serde_json::from_slice::<Status>(&answer).unwrap(), status);
+        assert_eq!(
+            control(b"{\"command\":\"promote\",\"force\":true}\n", &Status { phase: Phase::Running, ..status.clone() }, &mut asked),
+            None
+        );
+        assert_eq!(asked, [Request::Stop, Request::Promote { force: true }]);
+        let answer = control(b"{\"command\":\"promote\",\"force\":true}\n", &status, &mut asked).unwrap();
+        assert!(answer.starts_with(b"{\"error\":\"not now"), "while it boots");
         let answer = control(b"nonsense\n", &status, &mut asked).unwrap();
         assert!(answer.starts_with(b"{\"error\":"));
     }

@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::passed::Program;
-use super::{LogFormat, OsUser, PitrTarget, SinkPolicy, Tier};
+use super::{LogFormat, OsUser, PitrTarget, PoolTarget, SinkPolicy, Tier};
 
 /// The port of the metadata service.
 const METADATA_PORT: u16 = 80;
+
+/// The most peers: each is asked in turn.
+const PEERS_MAX: usize = 8;
 
 /// The longest name that Postgres takes, in bytes (`NAMEDATALEN` - 1).
 const NAME_BYTES_MAX: usize = 63;
@@ -26,6 +29,14 @@ pub(super) fn policy(text: &str) -> Option<SinkPolicy> {
     match text {
         "preferred" => Some(SinkPolicy::Preferred),
         "required" => Some(SinkPolicy::Required),
+        _ => None,
+    }
+}
+
+pub(super) fn pool_target(text: &str) -> Option<PoolTarget> {
+    match text {
+        "local" => Some(PoolTarget::Local),
+        "primary" => Some(PoolTarget::Primary),
         _ => None,
     }
 }
@@ -176,6 +187,12 @@ pub(super) fn role(text: &str) -> Option<String> {
 pub(super) fn database(text: &str) -> Option<String> {
     let reserved = ["template0", "template1", "pgbouncer", "replication", "all"].contains(&text);
     (!reserved && (1..=NAME_BYTES_MAX).contains(&text.len())).then(|| text.to_owned())
+}
+
+/// Health ports of peers, with commas between them.
+pub(super) fn peers(text: &str) -> Option<Vec<SocketAddr>> {
+    let peers: Option<Vec<_>> = text.split(',').map(|peer| socket(peer.trim()).filter(|peer| peer.port() != 0)).collect();
+    peers.filter(|peers| peers.len() <= PEERS_MAX)
 }
 
 /// Any text. Control characters are refused for all settings alike.

@@ -94,6 +94,20 @@ pub const TABLE: &[Name] = &[
         "The synchronous standby's application_name. On the primary: commits wait for it. On the replica: the name it takes",
     ),
     setting(
+        "BEYOND_PG_PEERS",
+        "up to 8 of ADDRESS:PORT in numbers, with commas between",
+        None,
+        Now,
+        "The health ports of the other servers of this cluster: a primary that finds one on a later timeline ends, and is fenced",
+    ),
+    setting(
+        "BEYOND_PG_PGBOUNCER_TARGET",
+        "local or primary",
+        Some("local"),
+        Now,
+        "Where a replica's PgBouncer sends to: to its own server, or to the primary until it is one itself",
+    ),
+    setting(
         "BEYOND_VOLUME_EPHEMERAL",
         FLAG,
         Some("0"),

@@ -1,0 +1,59 @@
+//! A former primary comes back as a standby.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::Boot;
+use crate::ha::Conninfo;
+use crate::volume::write_durably;
+
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+impl Boot<'_> {
+    /// Whether the data folder is a primary's that shall be a standby's.
+    pub(super) fn was_primary(&self) -> bool {
+        self.remembered.rejoining || !self.layout.data.join("standby.signal").exists()
+    }
+
+    /// Takes back what the folder has and the present primary has not (`pg_rewind`), and makes it a standby.
+    ///
+    /// Remembered before it begins: a folder that was rewound by half is no primary's any more.
+    pub(super) fn rejoin(&mut self) -> Result<()> {
+        self.remembered.rejoining = true;
+        self.remembered.write(&self.layout)?;
+        let conninfo = self.settings.primary_conninfo.as_ref().context("BEYOND_PG_PRIMARY_CONNINFO is not set")?;
+        let mut conninfo = Conninfo::parse(conninfo.reveal()).context("BEYOND_PG_PRIMARY_CONNINFO does not parse")?;
+        if conninfo.value("dbname").is_none() {
+            conninfo = conninfo.with("dbname", "postgres");
+        }
+        let source = format!("--source-server={}", conninfo.text());
+        let target = format!("--target-pgdata={}", self.layout.data.display());
+        let mut wait = Duration::from_millis(500);
+        loop {
+            let outcome = self.engine.run(self.of_postgres("pg_rewind", &[&target, &source])?)?;
+            if outcome.is_success() {
+                break;
+            }
+            let said = outcome.said();
+            self.engine.board.not_ready = Some(format!("step base: this former primary can't be rewound: {said}"));
+            self.engine.log().error(
+                "base",
+                format_args!(
+                    "this former primary can't be rewound to the present one, tried again in {wait:?} (to have a new copy instead, stop and \
+                     move {} elsewhere): {said}",
+                    self.layout.data.display()
+                ),
+            );
+            self.engine.pause_whole(wait)?;
+            wait = (wait * 2).min(PAUSE_MAX);
+        }
+        write_durably(&self.layout.data.join("standby.signal"), b"", 0o600, self.owner())?;
+        let remembered = &mut self.remembered;
+        (remembered.rejoining, remembered.fenced, remembered.promotion) = (false, None, None);
+        (remembered.without_standby, remembered.in_step_noted) = (false, false);
+        self.engine.log().info("base", "this former primary is a standby of the present one now");
+        self.remembered.write(&self.layout)
+    }
+}
