@@ -157,7 +157,7 @@ impl Holdings {
     pub fn object(&self, link: &Link) -> Option<ObjectName> {
         let (system, segment) = (self.inventory.system, self.inventory.name(link.segment));
         match link.held {
-            Held::Folder => None,
+            Held::Folder | Held::FolderPart(_) => None,
             Held::Partial => Some(ObjectName::Partial { system, segment }),
             Held::Tail(end) => Some(ObjectName::Tail { system, segment, end }),
             Held::Whole => Some(ObjectName::Segment { system, segment }),
@@ -168,7 +168,11 @@ impl Holdings {
         let name = self.inventory.name(link.segment);
         let folder = self.folder.as_deref().with_context(|| format!("segment {name} is in no folder"))?;
         let path = folder.join(name.as_str());
-        Ok(std::fs::read(&path).with_context(|| format!("read {}", path.display()))?.into())
+        let mut content = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        if let Held::FolderPart(end) = link.held {
+            content.truncate(usize::try_from(end.bytes_after(link.segment.start(self.inventory.size))).unwrap_or(usize::MAX));
+        }
+        Ok(content.into())
     }
 
     /// What is in each of these segments; `None` for a whole one without an index, and one in a folder. Those that are still being filled
@@ -207,7 +211,7 @@ impl Holdings {
         let (system, size) = (self.inventory.system, self.inventory.size);
         match link.held {
             Held::Folder => Ok(None),
-            Held::Partial | Held::Tail(_) => {
+            Held::FolderPart(_) | Held::Partial | Held::Tail(_) => {
                 let bytes = self.bytes(&link).await?;
                 Ok(Some(SegmentIndex::of(system, link.segment, size, &bytes)))
             }

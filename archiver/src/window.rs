@@ -168,7 +168,7 @@ impl RangeReport {
             last: match run.last {
                 Held::Folder | Held::Whole => "whole",
                 Held::Partial => "partial",
-                Held::Tail(_) => "tail",
+                Held::FolderPart(_) | Held::Tail(_) => "tail",
             },
             oldest_commit: time(run.oldest),
             newest_commit: time(run.newest),

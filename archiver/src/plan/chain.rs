@@ -12,6 +12,8 @@ use super::inventory::Inventory;
 pub enum Held {
     /// In the data folder's own `pg_wal` alone.
     Folder,
+    /// There alone, and valid up to this position: the last one that its server wrote.
+    FolderPart(Lsn),
     /// As Postgres archives the last segment of a timeline that is left: where its WAL ends is in its records.
     Partial,
     /// Up to this position: the rest was still to come.
@@ -82,7 +84,7 @@ impl Link {
     #[must_use]
     pub fn end(&self, size: SegmentSize) -> Lsn {
         match self.held {
-            Held::Tail(end) => end,
+            Held::FolderPart(end) | Held::Tail(end) => end,
             Held::Folder | Held::Partial | Held::Whole => self.segment.end(size),
         }
     }
@@ -117,28 +119,22 @@ impl Chain {
         Self { history, size, links }
     }
 
-    /// Takes whole segments of the data folder's `pg_wal` where the archive does not have them whole: recovery reads those as well.
-    pub fn add_folder(&mut self, segments: impl IntoIterator<Item = Segment>) {
-        for segment in segments {
-            let is_file = file_timeline(&self.history, self.size, segment.number) == segment.timeline;
-            if is_file && !self.links.contains_key(&segment.number) {
-                self.links.insert(segment.number, Link { segment, held: Held::Folder });
-            }
-        }
-    }
-
-    /// The part that the archive has of a segment, where that is the file that recovery reads.
+    /// What the archive has of a segment of the data folder's `pg_wal`, where recovery may read the folder's file: `None` where it has the
+    /// segment whole, or reads another timeline's.
     #[must_use]
-    pub fn part_of(&self, segment: Segment) -> Option<&Link> {
-        self.links.get(&segment.number).filter(|link| link.segment == segment && !link.is_whole())
+    pub fn rival_of(&self, segment: Segment) -> Option<Option<Link>> {
+        let is_file = file_timeline(&self.history, self.size, segment.number) == segment.timeline;
+        match self.links.get(&segment.number) {
+            _ if !is_file => None,
+            None => Some(None),
+            Some(link) => (!link.is_whole()).then_some(Some(*link)),
+        }
     }
 
-    /// Takes a segment of the data folder's `pg_wal` in the place of the part that the archive has: `fetch` leaves it to Postgres where
-    /// that one reaches as far, or further.
-    pub fn prefer_folder(&mut self, segment: Segment) {
-        if self.part_of(segment).is_some() {
-            self.links.insert(segment.number, Link { segment, held: Held::Folder });
-        }
+    /// Takes a segment of the data folder's `pg_wal`, which is valid up to `end`, in the place of what the archive has.
+    pub fn take_folder(&mut self, segment: Segment, end: Lsn) {
+        let held = if end < segment.end(self.size) { Held::FolderPart(end) } else { Held::Folder };
+        self.links.insert(segment.number, Link { segment, held });
     }
 
     /// The history that it is along.

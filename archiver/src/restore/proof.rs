@@ -1,6 +1,8 @@
 //! Folder and archive together reach the target, or why they do not.
 
 use anyhow::{Context, bail};
+use walbus::archive::envelope::ContentHash;
+use walbus::archive::index::SegmentIndex;
 use walbus::proto::history::History;
 use walbus::proto::wal::{DecodeError, Record, WalEvent};
 use walbus::{Lsn, PgTime, Segment, SegmentSize, Timeline};
@@ -124,6 +126,7 @@ async fn join_folder(holdings: &Holdings, folder: &Folder, local: &Local, chain:
         }
         return Ok(None);
     }
+    check_own_timeline(holdings, folder, local, chain, first)?;
     let own = local.own_end(folder, chain.history())?;
     if let Some(left) = chain.history().switchpoint(own.segment.timeline)
         && own.end > left
@@ -143,6 +146,21 @@ async fn join_folder(holdings: &Holdings, folder: &Folder, local: &Local, chain:
     Ok(Some(own))
 }
 
+/// Refuses a copy of one moment whose own WAL goes over to a timeline that recovery would not go through: of a server that was promoted and has
+/// made no checkpoint since. Its data may hold what was written there.
+fn check_own_timeline(holdings: &Holdings, folder: &Folder, local: &Local, chain: &Chain, first: u64) -> anyhow::Result<()> {
+    let elsewhere = |segment: &&Segment| segment.number >= first && !chain.history().contains(segment.timeline);
+    for segment in local.segments.iter().filter(elsewhere) {
+        if folder.has_begun(*segment, &local.control)? {
+            let own = segment.timeline;
+            let why = format!("this folder's own WAL goes over to timeline {own}, which it does not go through");
+            let possible = holdings.inventory().all_through(own, segment.start(chain.size()));
+            return Err(Refusal::OtherBranch { timeline: chain.timeline(), why, possible }.into());
+        }
+    }
+    Ok(())
+}
+
 /// Takes a segment of the folder's own into the chain, where that is what recovery reads: as `fetch` decides it, when Postgres asks for it.
 async fn take_own(
     holdings: &Holdings,
@@ -151,14 +169,19 @@ async fn take_own(
     chain: &mut Chain,
     segment: Segment,
 ) -> anyhow::Result<()> {
-    match chain.part_of(segment).copied() {
-        None => chain.add_folder([segment]),
-        Some(part) => {
-            let theirs = holdings.bytes(&part).await?;
-            if reaches(&folder.segment(segment, size)?, &theirs, segment, size) {
-                chain.prefer_folder(segment);
-            }
+    let Some(rival) = chain.rival_of(segment) else { return Ok(()) };
+    let ours = folder.segment(segment, size)?;
+    if let Some(part) = rival {
+        let theirs = holdings.bytes(&part).await?;
+        if !reaches(&ours, &theirs, segment, size) {
+            return Ok(());
         }
+    }
+    // The last one of a server ends somewhere.
+    let index = SegmentIndex::with_hash(holdings.inventory().system, segment, size, &ours, ContentHash([0; 32]));
+    let end = index.invalid.map_or_else(|| segment.end(size), |invalid| invalid.at);
+    if end > segment.start(size) {
+        chain.take_folder(segment, end);
     }
     Ok(())
 }
@@ -384,5 +407,7 @@ fn warnings(local: &Local, search: &Search<'_>, timeline: Timeline) -> Vec<Strin
     warnings
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;
