@@ -111,6 +111,7 @@ fn blank(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn set(line: &str) -> Option<(String, String)> {
         match config_lines(line).as_slice() {
@@ -143,6 +144,20 @@ mod tests {
             assert_eq!(config_lines(line), [(1, ConfigLine::Unreadable)], "{line}");
         }
         assert_eq!(config_lines("# a = 1\n\n \t\n#"), []);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_read_is_read_again(text in "([a-zA-Z_.]{1,5}[ =\t]{0,2}['a-z0-9\\\\# é]{0,9}\n?){0,4}") {
+            for (_, line) in config_lines(&text) {
+                let ConfigLine::Set { name, value } = line else { continue };
+                if value.contains('\n') {
+                    continue;
+                }
+                let again = format!("{name} = '{}'", value.replace('\\', "\\\\").replace('\'', "''"));
+                prop_assert_eq!(config_lines(&again), [(1, ConfigLine::Set { name, value })], "{}", again);
+            }
+        }
     }
 
     #[test]
