@@ -64,6 +64,8 @@ pub struct Boot<'a> {
     pub(crate) read_last: Settings,
     /// Settings that have changed since, and take hold at the next boot.
     pub(crate) pending_of_boot: Vec<&'static str>,
+    /// Whether this boot has laid WAL of the sink on the folder.
+    pub(crate) sink_recovered: bool,
     options: Options,
     // Held until the process ends.
     _lock: Option<std::fs::File>,
@@ -177,6 +179,7 @@ impl<'a> Boot<'a> {
             major: 0,
             fresh: false,
             fork: false,
+            sink_recovered: false,
             options,
             _lock: None,
             _wal_lock: None,

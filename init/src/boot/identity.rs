@@ -1,7 +1,7 @@
 //! Whose volume this is. One that finds itself under a new identity is a fork: what ties it to its parent is cut, once, by a server that
 //! nobody but we can reach, before anything can use it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -45,12 +45,10 @@ impl Boot<'_> {
     fn free(&mut self, parent: &str) -> Result<Vec<String>> {
         let mut cleared = vec![format!("the volume was {parent}'s")];
         cleared.extend(self.free_files()?);
-        let private = self.layout.run.join("private");
-        make_folder(&private, 0o700, self.owner())?;
-        self.start_alone(&private.display().to_string())?;
+        let private = self.start_alone()?;
         let mut talk = self.engine.open(&self.alone(&private, "postgres"), ANSWER)?;
         if first(&self.engine.ask(&mut talk, "select pg_is_in_recovery()", ANSWER)?) == "t" {
-            // Recovery to a target goes on until it is there; the copy of a standby has nobody to follow.
+            // The copy of a standby has nobody to follow.
             self.leave_recovery(&mut talk, &mut cleared)?;
         }
         self.free_settings(&mut talk, &mut cleared)?;
@@ -69,7 +67,7 @@ impl Boot<'_> {
     }
 
     /// The server that nobody else reaches.
-    fn alone(&self, folder: &Path, database: &str) -> Server {
+    pub(super) fn alone(&self, folder: &Path, database: &str) -> Server {
         Server { socket: folder.join(format!(".s.PGSQL.{}", self.settings.port)), ..self.server(database) }
     }
 
@@ -89,10 +87,12 @@ impl Boot<'_> {
     }
 
     /// Starts the server for ourselves alone: no network, a socket in a folder of its own, nothing that reaches out.
-    fn start_alone(&mut self, folder: &str) -> Result<()> {
+    pub(super) fn start_alone(&mut self) -> Result<PathBuf> {
+        let private = self.layout.run.join("private");
+        make_folder(&private, 0o700, self.owner())?;
         let mut settings = vec![
             "listen_addresses=".to_owned(),
-            format!("unix_socket_directories={folder}"),
+            format!("unix_socket_directories={}", private.display()),
             "archive_command=".to_owned(),
             "archive_library=".to_owned(),
             "cron.launch_active_jobs=off".to_owned(),
@@ -105,16 +105,16 @@ impl Boot<'_> {
         }
         let spec = self.postgres_spec(&settings)?;
         self.engine.want(Child::Postgres, spec);
-        self.await_postgres()
+        self.await_postgres()?;
+        Ok(private)
     }
 
     fn leave_recovery(&mut self, talk: &mut Talk, cleared: &mut Vec<String>) -> Result<()> {
-        if !self.has_open_target() && self.settings.tier == crate::settings::Tier::Primary {
-            self.engine.ask(talk, "select pg_promote(false)", ANSWER)?;
-            cleared.push("the standby that this was is promoted".to_owned());
-        } else if self.settings.tier != crate::settings::Tier::Primary {
+        if self.settings.tier != crate::settings::Tier::Primary {
             return Ok(());
         }
+        self.engine.ask(talk, "select pg_promote(false)", ANSWER)?;
+        cleared.push("the standby that this was is promoted".to_owned());
         while first(&self.engine.ask(talk, "select pg_is_in_recovery()", ANSWER)?) == "t" {
             self.engine.pause_whole(Duration::from_millis(50))?;
         }
@@ -217,7 +217,7 @@ impl Boot<'_> {
     }
 }
 
-fn first(rows: &Rows) -> String {
+pub(super) fn first(rows: &Rows) -> String {
     rows.first().and_then(|row| row.first()).cloned().flatten().unwrap_or_default()
 }
 

@@ -25,7 +25,8 @@ impl Boot<'_> {
             let spec = self.sink_program(&["recover", "--from", &url, "--pgdata", &self.data_arg()])?;
             let outcome = self.engine.run(spec)?;
             if outcome.is_success() {
-                self.engine.board.recovered = Some(format!("WAL from {url}"));
+                self.sink_recovered = true;
+                self.engine.board.recovered = Some(format!("WAL from {url}, not proven yet"));
                 return Ok(());
             }
             let said = outcome.said();
@@ -46,7 +47,7 @@ impl Boot<'_> {
 
     /// Proves that the server has replayed what was laid on it. Not ready before.
     pub(super) fn verify(&mut self) -> Result<()> {
-        if !self.recovers_from_sink() || self.engine.board.recovered.is_none() {
+        if !self.sink_recovered {
             return Ok(());
         }
         let conninfo =
@@ -81,52 +82,50 @@ impl Boot<'_> {
         Ok(Spec::new(own(settings, Program::Sink)?, args, self.account.as_ref()).named("recover"))
     }
 
-    /// Prepares recovery to the target, once for each target.
+    /// Recovers to the target, once for each: by a server that nobody but we can reach, so that nothing sees what is half-way.
     ///
     /// `restore` proves that the target can be reached before it writes anything, and may be run again until the server starts. From then on
     /// `recovery.signal`, which the server removes when it is there, says how far it is.
     pub(super) fn pitr(&mut self) -> Result<()> {
         let Some(target) = self.settings.pitr_target.clone().filter(|_| self.has_open_target()) else { return Ok(()) };
-        if self.remembered.pitr_begun.as_deref() == Some(target.as_str()) {
-            return Ok(());
-        }
         let (flag, value) = match &target {
             PitrTarget::Lsn(lsn) => ("--target-lsn", lsn),
             PitrTarget::Time(time) => ("--target-time", time),
         };
-        let outcome = self.archiver(&["restore", flag, value, "--action", "promote"])?;
-        if !outcome.is_success() {
-            bail!("BEYOND_PG_PITR_TARGET={value} can't be recovered to: {}", outcome.said());
+        if self.remembered.pitr_begun.as_deref() != Some(value) {
+            let outcome = self.archiver(&["restore", flag, value, "--action", "promote"])?;
+            if !outcome.is_success() {
+                bail!("BEYOND_PG_PITR_TARGET={value} can't be recovered to: {}", outcome.said());
+            }
+            self.remembered.pitr_begun = Some(value.clone());
+            self.remembered.write(&self.layout)?;
         }
-        self.remembered.pitr_begun = Some(value.clone());
-        self.remembered.write(&self.layout)
-    }
-
-    /// When the server is where it should be: the settings of the recovery go, and the target is remembered as reached.
-    pub(crate) fn end_pitr(&mut self) -> Result<()> {
-        let Some(target) = self.settings.pitr_target.clone().filter(|_| self.has_open_target()) else { return Ok(()) };
-        let server = self.server("postgres");
-        let mut said = false;
-        loop {
-            let rows = self.engine.ask_once(&server, "select pg_is_in_recovery()", ANSWER)?;
-            if rows.first().and_then(|row| row.first()).is_some_and(|value| value.as_deref() == Some("f")) {
-                break;
-            }
-            if !std::mem::replace(&mut said, true) {
-                self.engine.log().info("pitr", format_args!("waiting for the end of recovery to {}", target.as_str()));
-            }
-            self.engine.pause_whole(Duration::from_millis(100))?;
+        if self.layout.data.join("recovery.signal").exists() {
+            self.check()?;
+            self.replay_to(value)?;
         }
         let outcome = self.archiver(&["restore", "--undo"])?;
         if !outcome.is_success() {
             bail!("the settings of the recovery can't be taken back: {}", outcome.said());
         }
-        self.remembered.pitr_done = Some(target.as_str().to_owned());
+        self.remembered.pitr_done = Some(value.clone());
         self.remembered.pitr_begun = None;
         self.remembered.write(&self.layout)?;
-        self.engine.board.recovered = Some(format!("to {}", target.as_str()));
-        self.engine.log().info("pitr", format_args!("recovered to {}", target.as_str()));
+        self.engine.board.recovered = Some(format!("to {value}"));
+        self.engine.log().info("pitr", format_args!("recovered to {value}"));
         Ok(())
+    }
+
+    fn replay_to(&mut self, target: &str) -> Result<()> {
+        let folder = self.start_alone()?;
+        let server = self.alone(&folder, "postgres");
+        self.engine.board.not_ready = Some(format!("step pitr: replaying WAL up to {target}"));
+        let mut talk = self.engine.open(&server, ANSWER)?;
+        while super::identity::first(&self.engine.ask(&mut talk, "select pg_is_in_recovery()", ANSWER)?) == "t" {
+            self.engine.pause_whole(Duration::from_millis(50))?;
+        }
+        drop(talk);
+        self.engine.unwant(crate::supervise::Child::Postgres)
     }
 
     /// Whether there is a target that was not reached yet.

@@ -46,11 +46,7 @@ impl Boot<'_> {
         self.await_postgres()?;
         let took = self.engine.now().saturating_sub(from);
         self.engine.board.boot_postgres_ms = u64::try_from(took.as_millis()).ok();
-        if self.settings.tier != Tier::Primary {
-            return Ok(());
-        }
-        self.finish_promotion()?;
-        self.end_pitr()
+        if self.settings.tier == Tier::Primary { self.finish_promotion() } else { Ok(()) }
     }
 
     /// Roles, the function that PgBouncer asks, the user's role and database: each where it is missing.
