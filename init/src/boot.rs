@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::account::{self, Account};
 use crate::engine::{Engine, Server, Spec, Stopped};
 use crate::log::{Format, Log};
-use crate::settings::{LogFormat, Origin, OsUser, Settings, Source, Tier};
+use crate::settings::{LogFormat, Origin, OsUser, Settings, Tier};
 use crate::status::{Phase, SettingStatus};
 use crate::supervise::Patience;
 use crate::volume::{Data, Layout, Remembered};
@@ -31,6 +31,7 @@ mod rejoin;
 mod rendered;
 mod start;
 mod step;
+mod told;
 
 pub(crate) use ha::{field, system_id};
 pub use programs::Programs;
@@ -64,6 +65,8 @@ pub struct Boot<'a> {
     pub(crate) read_last: Settings,
     /// Settings that have changed since, and take hold at the next boot.
     pub(crate) pending_of_boot: Vec<&'static str>,
+    /// Whether the metadata service has answered.
+    pub(crate) metadata_is_there: bool,
     /// Whether this boot has laid WAL of the sink on the folder.
     pub(crate) sink_recovered: bool,
     options: Options,
@@ -121,20 +124,14 @@ fn boot_and_live(engine: &mut Engine, options: Options) -> Result<()> {
     }
     dies(engine, Step::Mounts);
     begin(engine, Step::Settings);
-    let settings = read_settings()?;
+    let (settings, metadata_is_there) = told::read_all(engine)?;
     let mut boot = Boot::prepare(engine, settings, options)?;
+    boot.metadata_is_there = metadata_is_there;
     dies(boot.engine, Step::Settings);
     boot.steps()?;
     boot.remember_set_aside()?;
     boot.be_ready();
     crate::live::live(&mut boot)
-}
-
-/// Reads the settings out of their places.
-fn read_settings() -> Result<Settings> {
-    let environment = std::env::vars().filter(|(name, _)| name.starts_with("BEYOND_"));
-    Settings::resolve(&[Source::new(Origin::Environment, environment)])
-        .map_err(|problems| WrongSettings(problems.iter().map(ToString::to_string).collect()).into())
 }
 
 fn begin(engine: &mut Engine, step: Step) {
@@ -179,6 +176,7 @@ impl<'a> Boot<'a> {
             major: 0,
             fresh: false,
             fork: false,
+            metadata_is_there: false,
             sink_recovered: false,
             options,
             _lock: None,
@@ -239,11 +237,6 @@ impl<'a> Boot<'a> {
         board.boot_ms = Some(millis(total));
         let listen = board.listen.clone().map(|listen| format!(" on {listen}")).unwrap_or_default();
         self.engine.log().info("boot", format_args!("ready{listen} after {} ms", millis(total)));
-    }
-
-    /// Reads the settings again.
-    pub(crate) fn read_settings(&mut self) -> Result<Settings> {
-        read_settings()
     }
 
     /// Takes of new settings what takes hold while all runs.

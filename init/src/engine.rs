@@ -22,6 +22,7 @@ use crate::sys;
 mod child;
 mod connection;
 mod exchange;
+mod metadata;
 mod peer;
 
 use child::Running;
