@@ -15,11 +15,13 @@
 
 pub mod account;
 pub mod boot;
+pub mod conf;
 pub mod engine;
 pub mod ha;
 pub mod http;
 mod live;
 pub mod log;
+pub mod machine;
 pub mod program;
 pub mod settings;
 pub mod sources;
@@ -27,4 +29,6 @@ pub mod sql;
 pub mod status;
 pub mod supervise;
 pub mod sys;
+pub mod tier;
+pub mod tune;
 pub mod volume;

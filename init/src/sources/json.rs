@@ -68,6 +68,9 @@ fn excerpt(bytes: &[u8]) -> String {
         return "nothing".to_owned();
     }
     let text = String::from_utf8_lossy(bytes);
+    if text.contains("PASSWORD") || text.contains("CONNINFO") || text.contains("UPSTREAM") {
+        return "a text with secrets in it, which is not shown".to_owned();
+    }
     let short: String = text.chars().take(EXCERPT_CHARS_MAX).collect();
     if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
 }
@@ -102,6 +105,7 @@ mod tests {
             "expected a JSON object of settings, found \"ami-id\\nhostname\""
         );
         assert!(parse(&[b'x'; 500]).unwrap_err().to_string().len() < 200);
+        assert!(!parse(b"{\"BEYOND_PG_PASSWORD\":\"geheim").unwrap_err().to_string().contains("geheim"));
         assert!(parse(b"[1]").is_err() && parse(&[0xff, 0xfe]).is_err() && parse(b"{} x").is_err());
         assert!(parse(b"{\"BEYOND_PG_TIER\":null}").unwrap().ours().is_err());
     }
