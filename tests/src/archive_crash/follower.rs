@@ -66,16 +66,14 @@ impl Stage {
 
     /// What the slot lets the server remove, the store has.
     pub(super) async fn check_slot(&self) -> Result<()> {
-        if self.follower.is_none() {
-            return Ok(());
-        }
+        let Some(first) = self.follower.as_ref().map(|follower| follower.first) else { return Ok(()) };
         let system = self.cluster.system().await?;
         let restart = self.cluster.rows("SELECT restart_lsn FROM pg_replication_slots WHERE restart_lsn IS NOT NULL").await?;
         let Some(restart) = restart.first().and_then(|row| row.first()) else { return Ok(()) };
         let restart: Lsn = restart.parse()?;
         let size = self.cluster.segment_size();
         for name in self.written_segments()? {
-            if name.segment(size).is_some_and(|segment| segment.end(size) <= restart) {
+            if name.segment(size).is_some_and(|segment| segment.start(size) >= first && segment.end(size) <= restart) {
                 self.check_file(system, name.as_str()).await.with_context(|| format!("the slot is at {restart}"))?;
             }
         }
