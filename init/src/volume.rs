@@ -164,6 +164,12 @@ impl Remembered {
         Ok(remembered)
     }
 
+    /// Forgets what it was to others as a primary: it is a standby from now on.
+    pub fn begin_as_standby(&mut self) {
+        (self.promotion, self.fenced, self.rejoining) = (None, None, false);
+        (self.without_standby, self.in_step_noted) = (false, false);
+    }
+
     /// Writes it, durably.
     ///
     /// # Errors

@@ -129,6 +129,36 @@ impl Init {
         format!("host={} port={} user=postgres", self.run_dir().display(), self.ports[1].number())
     }
 
+    /// How the pool is reached as the role that was made, with its password.
+    #[must_use]
+    pub fn pool(&self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(self.ports[0].number()).user(USER).password(PASSWORD).dbname(USER);
+        config
+    }
+
+    /// Postgres' own port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.ports[1].number()
+    }
+
+    /// Where its health is told.
+    #[must_use]
+    pub fn health_address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[2].number())
+    }
+
+    /// `beyond-pg promote`: whether it was, and what it said.
+    ///
+    /// # Errors
+    /// Where it can't be run.
+    pub async fn promote(&self, args: &[&str]) -> Result<(bool, String)> {
+        let output = program::output(self.program_outside(&[&["promote"], args].concat())?).await?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    }
+
     /// Everything that it has logged, all its starts together.
     #[must_use]
     pub fn log(&self) -> String {

@@ -51,10 +51,24 @@ impl Ledger {
         Ok(Self { shared: Arc::new(Shared::default()), writers: Vec::new() })
     }
 
+    /// The same, of any server.
+    ///
+    /// # Errors
+    /// Where that fails.
+    pub async fn create_at(config: &tokio_postgres::Config) -> Result<Self> {
+        connect(config).await?.batch_execute(TABLE).await?;
+        Ok(Self { shared: Arc::new(Shared::default()), writers: Vec::new() })
+    }
+
     /// Starts so many writers. They connect by the cluster's unix socket.
     pub fn write(&mut self, cluster: &Postgres, writers: usize) {
         let mut config = tokio_postgres::Config::new();
         config.host_path(cluster.socket_folder()).port(cluster.port()).user("postgres").dbname("postgres");
+        self.write_to(&config, writers);
+    }
+
+    /// Starts so many writers, which connect so.
+    pub fn write_to(&mut self, config: &tokio_postgres::Config, writers: usize) {
         self.shared.stop.store(false, Ordering::SeqCst);
         let last = self.acknowledged().last().map_or(0, |(writer, _)| *writer);
         for writer in 1..=i32::try_from(writers).unwrap_or(i32::MAX) {
@@ -101,7 +115,18 @@ impl Ledger {
     /// # Errors
     /// Where the table can't be read.
     pub async fn verify(&self, cluster: &Postgres) -> Result<Found> {
-        let client = cluster.client().await?;
+        self.compare(&cluster.client().await?).await
+    }
+
+    /// The same, with any server.
+    ///
+    /// # Errors
+    /// Where the table can't be read.
+    pub async fn verify_at(&self, config: &tokio_postgres::Config) -> Result<Found> {
+        self.compare(&connect(config).await?).await
+    }
+
+    async fn compare(&self, client: &tokio_postgres::Client) -> Result<Found> {
         let rows = client.query("SELECT writer, seq FROM ledger", &[]).await.context("read the ledger")?;
         let there: BTreeSet<(i32, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         let acknowledged = self.acknowledged();
@@ -112,6 +137,12 @@ impl Ledger {
     fn acknowledged(&self) -> BTreeSet<(i32, i64)> {
         self.shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+async fn connect(config: &tokio_postgres::Config) -> Result<tokio_postgres::Client> {
+    let (client, connection) = config.connect(NoTls).await.context("connect")?;
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(client)
 }
 
 impl Drop for Ledger {

@@ -124,6 +124,9 @@ impl Boot<'_> {
     pub(super) fn base(&mut self) -> Result<()> {
         if look(&self.layout)? == Data::Absent {
             self.copy_primary()?;
+            // What an earlier folder of this volume was is over.
+            self.remembered.begin_as_standby();
+            self.remembered.write(&self.layout)?;
         } else if self.was_primary() {
             self.rejoin()?;
         }

@@ -30,11 +30,11 @@ impl Boot<'_> {
     pub(super) fn decide_role(&mut self) -> Result<()> {
         if self.is_fork() {
             // A database of its own: what its parent was to others is not its business.
-            (self.remembered.promotion, self.remembered.fenced, self.remembered.rejoining) = (None, None, false);
+            self.remembered.begin_as_standby();
             return Ok(());
         }
         let Some(control) = self.control()? else {
-            if self.remembered.promotion.is_some() {
+            if self.remembered.promotion.is_some() && self.remembered.fenced.is_none() {
                 bail!(
                     "this standby was promoted, and now its data folder is gone: put it back, or remove {} to begin anew with a copy of \
                      the primary",

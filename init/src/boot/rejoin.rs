@@ -50,9 +50,7 @@ impl Boot<'_> {
             wait = (wait * 2).min(PAUSE_MAX);
         }
         write_durably(&self.layout.data.join("standby.signal"), b"", 0o600, self.owner())?;
-        let remembered = &mut self.remembered;
-        (remembered.rejoining, remembered.fenced, remembered.promotion) = (false, None, None);
-        (remembered.without_standby, remembered.in_step_noted) = (false, false);
+        self.remembered.begin_as_standby();
         self.engine.log().info("base", "this former primary is a standby of the present one now");
         self.remembered.write(&self.layout)
     }

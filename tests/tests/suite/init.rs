@@ -1,5 +1,7 @@
 //! `beyond-pg boot` with real Postgres and PgBouncer: killed anywhere and run again it ends in the same place.
 
+mod ha;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};

@@ -1,0 +1,170 @@
+//! A pair of servers: one is lost, the other takes over, and the first comes back.
+
+use anyhow::{Context, Result, ensure};
+use harness::init::Init;
+use harness::{DEADLINE, Ledger, eventually};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// What `pg_rewind` needs beside replication.
+const ROLE: &str = "create role repl login replication password 'repl'";
+const GRANT: &str = "grant execute on function pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text), \
+                     pg_read_binary_file(text, bigint, bigint, boolean) to repl";
+
+fn follow(init: &mut Init, primary: &Init) {
+    let conninfo = format!("host=127.0.0.1 port={} user=repl password=repl", primary.port());
+    init.env("BEYOND_PG_TIER", "replica").env("BEYOND_PG_PRIMARY_CONNINFO", &conninfo);
+    init.env("BEYOND_PG_PGBOUNCER_TARGET", "primary");
+}
+
+/// A primary and its standby, in step, each the other's peer.
+async fn pair() -> Result<(Init, Init)> {
+    let (mut one, mut two) = (Init::new().await?, Init::new().await?);
+    one.env("BEYOND_PG_HA_STANDBY", "twin").env("BEYOND_PG_PEERS", &two.health_address());
+    two.env("BEYOND_PG_HA_STANDBY", "twin").env("BEYOND_PG_PEERS", &one.health_address());
+    one.start().await?;
+    one.admin(&["set synchronous_commit = local", ROLE, GRANT]).await?;
+    follow(&mut two, &one);
+    two.start().await?;
+    in_step(&mut two).await?;
+    Ok((one, two))
+}
+
+async fn in_step(standby: &mut Init) -> Result<Value> {
+    standby.wait_for("a standby in step", |status| status["ha"]["role"] == "standby" && status["ha"]["in_step"] == true).await
+}
+
+/// Asks for the promotion until the standby has noticed that its primary is gone.
+async fn promoted(standby: &Init) -> Result<String> {
+    let mut last = String::new();
+    let waited = eventually(DEADLINE, "the promotion", async || {
+        let (is_done, said) = standby.promote(&[]).await?;
+        last.clone_from(&said);
+        Ok(is_done.then_some(said))
+    });
+    waited.await.with_context(|| last)
+}
+
+#[tokio::test]
+async fn a_primary_that_is_lost_loses_nothing_and_is_refused_until_it_follows() -> Result<()> {
+    let (mut one, mut two) = pair().await?;
+    // Through the standby's pool, which goes to the primary: with the same password, by SCRAM all the way.
+    let mut ledger = Ledger::create_at(&two.pool()).await?;
+    ledger.write_to(&two.pool(), 8);
+    ledger.wait_more(500).await?;
+    let (is_done, said) = two.promote(&[]).await?;
+    ensure!(!is_done && said.contains("the primary streams to this standby"), "{said}");
+
+    one.kill()?;
+    let lost_at = Instant::now();
+    let said = promoted(&two).await?;
+    ensure!(said.contains("timeline 2"), "{said}");
+    let promotion = lost_at.elapsed();
+    ledger.wait_more(1).await?;
+    eprintln!("promoted {promotion:?} after the primary was killed; the first commit {:?} after that", lost_at.elapsed());
+    ledger.wait_more(500).await?;
+    let alone = two.wait_for("an alarm", |status| status["alarms"].to_string().contains("no standby twin")).await?;
+    ensure!(alone["tier"] == "primary" && alone["ha"]["standby"]["commits_wait"] == false, "{alone:#}");
+
+    // It is refused, also when it can't ask any more.
+    let (status, log) = one.end_of(&[]).await?;
+    ensure!(status.code() == Some(1) && log.contains("fenced: ") && log.contains("BEYOND_PG_TIER = replica"), "{status} {log}");
+    one.env("BEYOND_PG_PEERS", "127.0.0.1:1");
+    let (status, log) = one.end_of(&[]).await?;
+    ensure!(status.code() == Some(1) && log.contains("fenced: "), "{status} {log}");
+
+    // As the other's standby it comes back, and commits wait for it.
+    follow(one.env("BEYOND_PG_PEERS", &two.health_address()), &two);
+    one.start().await?;
+    in_step(&mut one).await?;
+    let whole = two.wait_for("a pair", |status| status["alarms"] == json!([])).await?;
+    ensure!(whole["ha"]["standby"]["commits_wait"] == true, "{whole:#}");
+    ledger.wait_more(100).await?;
+    ledger.stop().await;
+    let found = ledger.verify_at(&one.pool()).await?;
+    ensure!(found.lost.is_empty() && found.acknowledged > 1000, "{found:?}");
+    // The setting of old still says replica: what was promoted stays the primary.
+    ensure!(two.stop().await?.success());
+    let again = two.start().await?;
+    ensure!(again["tier"] == "primary" && again["ha"]["timeline"] == 2, "{again:#}");
+    Ok(())
+}
+
+/// Writes into the volume's state how far a promotion has come.
+fn set_promotion(init: &Init, promotion: Value) -> Result<()> {
+    let path = init.volume().join("beyond-pg.json");
+    let mut held: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    held["promotion"] = promotion;
+    Ok(std::fs::write(&path, held.to_string())?)
+}
+
+#[tokio::test]
+async fn a_promotion_that_was_killed_is_carried_out_at_the_next_boot() -> Result<()> {
+    let (mut one, mut two) = pair().await?;
+    two.sql("create table t as select 1 as a").await?;
+    one.kill()?;
+    two.kill()?;
+    // Killed when it was decided and nothing done; then when it was done and that not noted.
+    for rows in ["2", "3"] {
+        set_promotion(&two, json!({ "from": 1, "to": null }))?;
+        let status = two.start().await?;
+        ensure!(status["tier"] == "primary", "{status:#}");
+        ensure!(!two.data().join("standby.signal").exists());
+        let status = two.wait_for("its timeline", |status| status["ha"]["promoted"] == 2).await?;
+        ensure!(status["ha"]["role"] == "primary" && status["ha"]["timeline"] == 2, "{status:#}");
+        two.sql("insert into t values (2)").await?;
+        ensure!(two.sql("select count(*) from t").await? == rows);
+        two.kill()?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_promotion_that_was_only_decided_is_dropped_while_the_primary_lives() -> Result<()> {
+    let (mut one, mut two) = pair().await?;
+    ensure!(two.stop().await?.success());
+    set_promotion(&two, json!({ "from": 1, "to": null }))?;
+    let status = two.start().await?;
+    ensure!(status["tier"] == "replica", "{status:#}");
+    in_step(&mut two).await?;
+    ensure!(!std::fs::read_to_string(two.volume().join("beyond-pg.json"))?.contains("promotion"));
+    ensure!(one.status().await?["ready"] == true);
+    ensure!(one.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_primary_that_hangs_and_goes_on_finds_itself_fenced() -> Result<()> {
+    let (mut one, two) = pair().await?;
+    one.process()?.signal_all(Signal::STOP)?;
+    // Its connection stands: without force that is a primary that lives.
+    let (is_done, said) = two.promote(&["--force"]).await?;
+    ensure!(is_done, "{said}");
+    ensure!(two.log().contains("promoted by force, in spite of: the primary streams"), "{}", two.log());
+    one.process()?.signal_all(Signal::CONT)?;
+    let status = one.process()?.wait(DEADLINE).await?;
+    ensure!(status.code() == Some(1) && one.log().contains("fenced: "), "{status} {}", one.log());
+    ensure!(one.left_behind()?.is_empty(), "{:?}", one.left_behind()?);
+    let (is_done, said) = two.promote(&[]).await?;
+    ensure!(!is_done && said.contains("the primary already since timeline 2"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_standby_that_nobody_waited_for_is_promoted_by_force_alone() -> Result<()> {
+    let (mut one, mut two) = (Init::new().await?, Init::new().await?);
+    one.start().await?;
+    one.admin(&[ROLE]).await?;
+    follow(&mut two, &one);
+    two.env("BEYOND_PG_PGBOUNCER_TARGET", "local").start().await?;
+    ensure!(two.sql("select pg_is_in_recovery()").await? == "t");
+    ensure!(one.stop().await?.success());
+    let (is_done, said) = two.promote(&[]).await?;
+    ensure!(!is_done && said.contains("BEYOND_PG_HA_STANDBY is not set") && said.contains("may be lost"), "{said}");
+    let (is_done, said) = two.promote(&["--force"]).await?;
+    ensure!(is_done, "{said}");
+    two.sql("create table t (a int)").await?;
+    ensure!(std::fs::read_to_string(two.volume().join("beyond-pg.json"))?.contains("in_spite_of"));
+    Ok(())
+}
