@@ -96,8 +96,10 @@ impl Boot<'_> {
                 Ok(())
             }
             Verdict::Rival { by, timeline } => {
-                let unfinished = self.remembered.promotion.as_ref().is_some_and(|promotion| promotion.to.is_none());
-                if unfinished && is_replica && self.layout.data.join("standby.signal").exists() {
+                // No timeline was begun, and none can be without the file being gone.
+                let untouched = |held: &Promotion| held.to.is_none() && held.from == own.timeline;
+                let untouched = self.remembered.promotion.as_ref().is_some_and(untouched);
+                if untouched && is_replica && self.layout.data.join("standby.signal").exists() {
                     self.engine.log().warn(
                         "ha",
                         format_args!("a promotion was begun and not carried out, and {by} is the primary: this stays a standby"),
@@ -319,11 +321,39 @@ impl Boot<'_> {
         Ok(look)
     }
 
+    /// Before the start of a server whose promotion is not known to have ended: it starts as a standby, and is promoted once more.
+    ///
+    /// A server that dies between the removal of `standby.signal` and the first record of its new timeline would go on on the old one,
+    /// beside the old primary. As a standby it replays what it has, on whichever timeline, and begins a new one.
+    pub(super) fn begin_promotion_anew(&self) -> Result<()> {
+        if self.remembered.promotion.as_ref().is_some_and(|promotion| promotion.to.is_none()) {
+            write_durably(&self.layout.data.join("standby.signal"), b"", 0o600, self.owner())?;
+        }
+        Ok(())
+    }
+
     /// Carries a promotion that was decided to its end. May be called again wherever it was left.
     pub(crate) fn finish_promotion(&mut self) -> Result<()> {
-        if self.remembered.promotion.as_ref().is_none_or(|promotion| promotion.to.is_some()) {
+        let Some(from) = self.remembered.promotion.as_ref().filter(|promotion| promotion.to.is_none()).map(|held| held.from) else {
             return Ok(());
-        }
+        };
+        let to = loop {
+            let to = self.leave_recovery_now()?;
+            if to > from {
+                break to;
+            }
+            self.engine.log().warn("ha", format_args!("the server died in its promotion and is on timeline {to} still: once more"));
+            self.engine.unwant(Child::Postgres)?;
+            self.begin_promotion_anew()?;
+            let spec = self.postgres_spec(&self.own_settings())?;
+            self.engine.want(Child::Postgres, spec);
+            self.await_postgres()?;
+        };
+        self.note_promotion(to)
+    }
+
+    /// Promotes the server, and says which timeline it is on then.
+    fn leave_recovery_now(&mut self) -> Result<u32> {
         let server = self.server("postgres");
         let mut talk = self.engine.open(&server, ANSWER)?;
         let mut asked = false;
@@ -334,9 +364,13 @@ impl Boot<'_> {
             self.engine.pause_whole(Duration::from_millis(10))?;
         }
         let rows = self.engine.ask(&mut talk, &format!("select {}", ha::TIMELINE_SQL), ANSWER)?;
-        let to: u32 = field(&rows, 0).and_then(|text| text.parse().ok()).context("the server does not say its timeline")?;
+        field(&rows, 0).and_then(|text| text.parse().ok()).context("the server does not say its timeline")
+    }
+
+    fn note_promotion(&mut self, to: u32) -> Result<()> {
+        let server = self.server("postgres");
         // That its old standby was in step says nothing of this timeline.
-        self.engine.ask(&mut talk, ha::FORGET_SQL, ANSWER)?;
+        self.engine.ask_once(&server, ha::FORGET_SQL, ANSWER)?;
         if let Some(promotion) = &mut self.remembered.promotion {
             promotion.to = Some(to);
         }

@@ -29,7 +29,7 @@ impl Boot<'_> {
     }
 
     /// What of its configuration is ours alone: without it we could not reach the server.
-    fn own_settings(&self) -> Vec<String> {
+    pub(super) fn own_settings(&self) -> Vec<String> {
         vec![
             format!("port={}", self.settings.port),
             format!("unix_socket_directories={}", self.layout.run.display()),
@@ -41,6 +41,7 @@ impl Boot<'_> {
     /// Starts Postgres, and waits until it takes connections.
     pub(super) fn start(&mut self) -> Result<()> {
         let from = self.engine.now();
+        self.begin_promotion_anew()?;
         let spec = self.postgres_spec(&self.own_settings())?;
         self.engine.want(Child::Postgres, spec);
         self.await_postgres()?;

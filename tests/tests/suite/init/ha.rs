@@ -105,14 +105,16 @@ async fn a_promotion_that_was_killed_is_carried_out_at_the_next_boot() -> Result
     two.sql("create table t as select 1 as a").await?;
     one.kill()?;
     two.kill()?;
-    // Killed when it was decided and nothing done; then when it was done and that not noted.
-    for rows in ["2", "3"] {
+    // Killed when it was decided, and the server in the middle of it: without its signal it would go on on the old timeline. Then killed
+    // when it was done, and that not noted: nobody else knows of the second timeline, and a third does no harm.
+    std::fs::remove_file(two.data().join("standby.signal"))?;
+    for (rows, timeline) in [("2", 2), ("3", 3)] {
         set_promotion(&two, json!({ "from": 1, "to": null }))?;
         let status = two.start().await?;
         ensure!(status["tier"] == "primary", "{status:#}");
         ensure!(!two.data().join("standby.signal").exists());
-        let status = two.wait_for("its timeline", |status| status["ha"]["promoted"] == 2).await?;
-        ensure!(status["ha"]["role"] == "primary" && status["ha"]["timeline"] == 2, "{status:#}");
+        let status = two.wait_for("its timeline", |status| status["ha"]["promoted"] == timeline).await?;
+        ensure!(status["ha"]["role"] == "primary" && status["ha"]["timeline"] == timeline, "{status:#}");
         two.sql("insert into t values (2)").await?;
         ensure!(two.sql("select count(*) from t").await? == rows);
         two.kill()?;
