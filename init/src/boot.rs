@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::account::{self, Account};
+pub(crate) use crate::conf::SUPERUSER;
 use crate::engine::{Engine, Server, Spec, Stopped};
 use crate::log::{Format, Log};
 use crate::settings::{LogFormat, Origin, OsUser, Settings, Tier};
@@ -65,6 +66,8 @@ pub struct Boot<'a> {
     pub(crate) read_last: Settings,
     /// Settings that have changed since, and take hold at the next boot.
     pub(crate) pending_of_boot: Vec<&'static str>,
+    /// The connections that the server takes, once it has said so.
+    pub(crate) max_connections: Option<u64>,
     /// Whether the metadata service has answered.
     pub(crate) metadata_is_there: bool,
     /// Whether this boot has laid WAL of the sink on the folder.
@@ -176,6 +179,7 @@ impl<'a> Boot<'a> {
             major: 0,
             fresh: false,
             fork: false,
+            max_connections: None,
             metadata_is_there: false,
             sink_recovered: false,
             options,
@@ -295,9 +299,6 @@ impl<'a> Boot<'a> {
         self.account.as_ref().map(|account| account.name.clone()).or_else(own).unwrap_or_default()
     }
 }
-
-/// The superuser that `initdb` makes.
-pub(crate) const SUPERUSER: &str = "postgres";
 
 /// How long one statement of a boot may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);

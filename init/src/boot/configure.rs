@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use super::Boot;
-use super::rendered::{self, Rendered};
 use crate::account::Account;
 use crate::supervise::Notch;
 use crate::volume::{Layout, make_folder, rename_durably, write_durably};
@@ -34,16 +33,13 @@ impl Boot<'_> {
 
     /// Renders and writes all layers. `true` where one has changed.
     pub(crate) fn write_layers(&mut self) -> Result<bool> {
-        let Rendered { layers, files } = rendered::render(self)?;
+        let files = self.render()?;
         let owner = self.owner();
         make_folder(&self.layout.conf, 0o700, owner)?;
         include_layers(&self.layout.data, owner)?;
         let mut changed = self.write_ha_layer()?;
-        for (name, text) in layers {
-            changed |= write_durably(&self.layout.conf.join(name), text.as_bytes(), 0o600, owner)?;
-        }
-        for (path, text) in files {
-            changed |= write_durably(&path, text.as_bytes(), 0o600, owner)?;
+        for file in files {
+            changed |= write_durably(&self.place_of(&file), file.text.as_bytes(), 0o600, owner)?;
         }
         Ok(changed)
     }

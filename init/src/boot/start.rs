@@ -12,9 +12,6 @@ use crate::settings::{Program, Tier};
 use crate::sql::{identifier, literal};
 use crate::supervise::Child;
 
-/// The role that PgBouncer looks passwords up as.
-pub(crate) const LOOKUP_ROLE: &str = "beyond_pg_pgbouncer";
-
 impl Boot<'_> {
     /// How Postgres is started, with settings that win over all files.
     pub(crate) fn postgres_spec(&self, settings: &[String]) -> Result<Spec> {
@@ -89,6 +86,9 @@ impl Boot<'_> {
     /// Starts the pool. A port of 0 is chosen here, once.
     pub(super) fn pgbouncer(&mut self) -> Result<()> {
         self.settings.listen = free_port(self.settings.listen)?;
+        // The user may have said otherwise than the tuning.
+        let rows = self.engine.ask_once(&self.server("postgres"), "show max_connections", ANSWER)?;
+        self.max_connections = super::identity::first(&rows).parse().ok();
         self.write_layers()?;
         let ini = self.layout.run.join("pgbouncer.ini").display().to_string();
         let spec = Spec::new(self.programs()?.pgbouncer.clone(), [ini], self.account.as_ref());
