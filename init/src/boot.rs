@@ -36,6 +36,7 @@ mod told;
 
 pub(crate) use ha::{field, system_id};
 pub use programs::Programs;
+pub(crate) use programs::own;
 pub use step::Step;
 
 /// What the command line adds to the settings.

@@ -22,6 +22,7 @@ pub mod http;
 mod live;
 pub mod log;
 pub mod machine;
+pub mod plan;
 pub mod program;
 pub mod settings;
 pub mod sources;

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod show;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,11 @@ enum Command {
     /// them. SIGTERM stops all in order, SIGHUP reads the settings again.
     #[command(after_help = "Exit codes: 0 stopped as asked; 1 failed for good; 2 wrong usage or settings.")]
     Boot(BootArgs),
+    /// Print what a boot would do: its steps, the settings with where each is from, and the files. Changes nothing.
+    ///
+    /// Settings are read as `boot` reads them; secrets are not shown. What can't be found out here is assumed, and said.
+    #[command(after_help = PLAN_HELP)]
+    Plan(show::PlanArgs),
     /// Have a running standby become the primary, when the primary is lost or was stopped.
     ///
     /// Refused where that could lose what was acknowledged: where the primary still streams or answers, or where the standby is not
@@ -41,7 +48,23 @@ enum Command {
     Status(StatusArgs),
     /// Stop a running one, in order, and wait until it is gone.
     Stop(Reach),
+    /// Print what Postgres would be told on a machine of this size, each value with its formula and whose it is.
+    #[command(after_help = TUNE_HELP)]
+    Tune(show::TuneArgs),
 }
+
+const PLAN_HELP: &str = "Exit codes: 0 printed; 1 something is in the way; 2 wrong usage or settings.
+
+Examples:
+  beyond-pg plan --settings
+  BEYOND_PG_MEMORY_MB=4096 BEYOND_PG_WAL_SINK=https://10.0.0.7:8432 beyond-pg plan";
+
+const TUNE_HELP: &str =
+    "What you want otherwise goes into a file of your own, conf.d/90-local.conf in the data folder: it is read later, and wins.
+
+Examples:
+  beyond-pg tune --memory 16GB --cpus 4
+  beyond-pg tune --memory 2GB --cpus 1 --pg-version 15 --wal-volume 20GB";
 
 #[derive(Debug, Args)]
 struct BootArgs {
@@ -90,7 +113,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             ask(&reach.run_dir, &plain("reload"), PATIENCE)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Plan(args) => show::show_plan(&args),
         Command::Status(args) => status(&args),
+        Command::Tune(args) => show::show_tuning(&args),
         Command::Stop(reach) => stop(&reach.run_dir),
     }
 }

@@ -52,7 +52,7 @@ impl Programs {
 ///
 /// # Errors
 /// With the setting that names it.
-pub(super) fn own(settings: &Settings, program: Program) -> Result<PathBuf> {
+pub(crate) fn own(settings: &Settings, program: Program) -> Result<PathBuf> {
     let setting = match program {
         Program::Archiver => "BEYOND_PG_ARCHIVER_PROGRAM",
         Program::Cdc => "BEYOND_PG_CDC_PROGRAM",
