@@ -44,6 +44,16 @@ fn the_table_is_in_order_with_itself() {
 }
 
 #[test]
+fn the_page_has_every_setting_as_it_is() {
+    let page = include_str!("../../../docs/init.md");
+    for row in TABLE {
+        let default = row.default.map(|default| format!("`{default}`")).unwrap_or_default();
+        let line = format!("| `{}` | {} | {default} | {}", row.name, row.allowed, row.doc);
+        assert!(page.contains(&line), "docs/init.md lacks: {line}");
+    }
+}
+
+#[test]
 fn the_first_place_that_has_a_value_wins() {
     let sources = [
         Source::new(

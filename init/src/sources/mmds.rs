@@ -144,10 +144,10 @@ fn unexpected(what: &'static str, response: &Response) -> MmdsError {
 #[derive(Debug, Error)]
 pub enum FetchError {
     /// Nobody answers.
-    #[error("the metadata service {0} does not answer: {1}")]
+    #[error("the metadata service {0} does not answer")]
     Away(SocketAddr, #[source] std::io::Error),
     /// Something answers, but not with metadata.
-    #[error("the metadata service {0}: {1}")]
+    #[error("the metadata service {0} answers otherwise than one")]
     Mmds(SocketAddr, #[source] MmdsError),
 }
 

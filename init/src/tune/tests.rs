@@ -33,6 +33,15 @@ fn a_machine_of_16_gb_and_4_cpus() {
 }
 
 #[test]
+fn the_page_has_every_formula() {
+    let page = include_str!("../../../docs/init.md");
+    for one in tune(&Machine::new(16 * GB, 4, 18), Floor::default()).settings {
+        let line = format!("| `{}` | {} | {} | {} |", one.name, one.value, one.formula, one.source);
+        assert!(page.contains(&line), "docs/init.md lacks: {line}");
+    }
+}
+
+#[test]
 fn small_machines_are_not_promised_what_they_lack() {
     let tuning = tune(&Machine::new(64 * MB, 1, 15), Floor::default());
     assert_eq!((number(&tuning, "shared_buffers"), number(&tuning, "work_mem"), tuning.max_connections), (32, 4, 100));
