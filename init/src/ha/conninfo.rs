@@ -132,7 +132,12 @@ fn parts(uri: &str) -> Option<Vec<(String, String)>> {
     ];
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
         let (key, value) = parameter.split_once('=')?;
-        pairs.push((decoded(key)?, decoded(value)?));
+        let key = decoded(key)?;
+        // As a pair could not be written: `libpq` knows no such key either.
+        if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c == '=') {
+            return None;
+        }
+        pairs.push((key, decoded(value)?));
     }
     pairs.retain(|(_, value)| !value.is_empty());
     Some(pairs)
