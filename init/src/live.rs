@@ -27,6 +27,8 @@ const SINK: Duration = Duration::from_secs(1);
 /// How often a query goes through the pool while all is well, and while it is not.
 const PROBE: Duration = Duration::from_secs(5);
 const PROBE_AGAIN: Duration = Duration::from_millis(50);
+/// How long it may take then: the disk and the sink are looked at in between.
+const PROBE_SHORT: Duration = Duration::from_secs(1);
 /// How often pending restarts are looked for.
 const PENDING: Duration = Duration::from_secs(30);
 
@@ -138,7 +140,16 @@ impl Live {
 
     /// A query through the pool.
     fn probe(&mut self, boot: &mut Boot<'_>) -> Result<()> {
-        let answer = boot.engine.ask_once(&boot.pool(), "select 1", PROBE);
+        if !boot.postgres_is_ready() {
+            // PgBouncer would have the query wait.
+            let why = boot.engine.core().last_death(Child::Postgres).map(|death| death.text.clone()).unwrap_or_default();
+            let board = &mut boot.engine.board;
+            (board.ready, board.not_ready) = (false, Some(format!("Postgres is not up: {why}")));
+            self.due.probe = boot.engine.now() + PROBE_AGAIN;
+            return Ok(());
+        }
+        let limit = if boot.engine.board.ready { PROBE } else { PROBE_SHORT };
+        let answer = boot.engine.ask_once(&boot.pool(), "select 1", limit);
         let failed = unless_stopped(answer)?.err();
         let board = &mut boot.engine.board;
         match failed {

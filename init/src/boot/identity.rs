@@ -10,7 +10,7 @@ use super::{ANSWER, Boot};
 use crate::engine::{Server, Talk};
 use crate::sql::{Rows, identifier, literal};
 use crate::supervise::{Child, State};
-use crate::volume::make_folder;
+use crate::volume::{PostmasterPid, make_folder};
 
 /// Settings by which a server reaches others, or waits for them.
 const TIES: [&str; 6] =
@@ -186,15 +186,20 @@ impl Boot<'_> {
         Ok(())
     }
 
+    /// Whether the server that runs takes connections, as it says itself.
+    pub(crate) fn postgres_is_ready(&self) -> bool {
+        let own = self.engine.pid(Child::Postgres).map(|pid| pid.as_raw_nonzero().get());
+        let held = PostmasterPid::of(&self.layout.data);
+        held.is_some_and(|held| Some(held.pid) == own && matches!(held.status.as_str(), "ready" | "standby"))
+    }
+
     /// Waits until the server that was asked for takes connections, for as long as its recovery needs.
     pub(crate) fn await_postgres(&mut self) -> Result<()> {
         let from = self.engine.now();
         let mut told = from;
         loop {
             self.engine.go_on()?;
-            let held = crate::volume::PostmasterPid::of(&self.layout.data);
-            let own = self.engine.pid(Child::Postgres).map(|pid| pid.as_raw_nonzero().get());
-            if held.as_ref().is_some_and(|held| Some(held.pid) == own && matches!(held.status.as_str(), "ready" | "standby")) {
+            if self.postgres_is_ready() {
                 return Ok(());
             }
             let now = self.engine.now();
