@@ -7,13 +7,13 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// What `pg_rewind` needs beside replication.
+/// Whom a standby connects as; and what `pg_rewind` needs beside, in the database that it connects to.
 const ROLE: &str = "create role repl login replication password 'repl'";
 const GRANT: &str = "grant execute on function pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text), \
                      pg_read_binary_file(text, bigint, bigint, boolean) to repl";
 
 fn follow(init: &mut Init, primary: &Init) {
-    let conninfo = format!("host=127.0.0.1 port={} user=repl password=repl", primary.port());
+    let conninfo = format!("host=127.0.0.1 port={} user=repl password=repl dbname=app", primary.port());
     init.env("BEYOND_PG_TIER", "replica").env("BEYOND_PG_PRIMARY_CONNINFO", &conninfo);
     init.env("BEYOND_PG_PGBOUNCER_TARGET", "primary");
 }
@@ -96,6 +96,7 @@ fn set_promotion(init: &Init, promotion: Value) -> Result<()> {
     let path = init.volume().join("beyond-pg.json");
     let mut held: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
     held["promotion"] = promotion;
+    held["without_standby"] = json!(true);
     Ok(std::fs::write(&path, held.to_string())?)
 }
 
