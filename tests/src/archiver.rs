@@ -107,7 +107,15 @@ impl Archiver {
     /// # Errors
     /// Where it is not built.
     pub fn command(&self, subcommand: &str) -> Result<Command> {
-        let mut command = command(&of_workspace("beyond-pg-archiver")?);
+        let program = of_workspace("beyond-pg-archiver")?;
+        let mut command = if subcommand == "serve" {
+            // A daemon has a session of its own, as a service manager gives it one: the kernel shares processors out among sessions first.
+            let mut command = command(Path::new("setsid"));
+            command.arg(program);
+            command
+        } else {
+            command(&program)
+        };
         command.arg(subcommand);
         command.envs(self.variables());
         Ok(command)
