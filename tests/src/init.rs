@@ -99,6 +99,12 @@ impl Init {
         self
     }
 
+    /// Another place for its volume, from the next start on; it is not removed with the instance.
+    pub fn set_volume(&mut self, volume: &Path) -> &mut Self {
+        volume.clone_into(&mut self.volume);
+        self.env("BEYOND_PG_VOLUME", &volume.display().to_string())
+    }
+
     /// How it is run, from the next start on.
     pub const fn run_as(&mut self, run_as: As) -> &mut Self {
         self.run_as = run_as;

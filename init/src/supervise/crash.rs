@@ -55,9 +55,10 @@ pub struct Death {
 }
 
 /// What is said, and what that is. The first that is found counts. Texts of Postgres 15 to 18 in English, which is what it is started in.
-const SAID: [(&str, Class); 22] = [
+const SAID: [(&str, Class); 23] = [
     ("No space left on device", Class::DiskFull),
     ("Disk quota exceeded", Class::DiskFull),
+    ("Check free disk space", Class::DiskFull),
     ("database files are incompatible with server", Class::WrongVersion),
     ("was initialized by PostgreSQL version", Class::WrongVersion),
     ("is not compatible with this version", Class::WrongVersion),

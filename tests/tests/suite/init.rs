@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::init::{As, Init, can_be_pid_one};
-use harness::{Account, DEADLINE, Sink, eventually};
+use harness::mmds::{Mmds, MmdsFault, MmdsVersion};
+use harness::{Account, DEADLINE, FullDisk, Sink, eventually};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Each step of a primary's boot.
 const STEPS: [&str; 16] = [
@@ -339,5 +340,71 @@ async fn a_required_sink_that_is_away_at_boot_is_waited_for() -> Result<()> {
     let waits = init.wait_for("why it is not ready", |status| status["not_ready"].to_string().contains("sink_recover: ")).await?;
     ensure!(waits["ready"] == false && init.health("/readyz").await?.0 == 503, "{waits:#}");
     ensure!(tokio::time::timeout(Duration::from_secs(30), init.stop()).await??.success());
+    Ok(())
+}
+
+fn document(memory_mb: u64) -> Value {
+    json!({ "latest": { "meta-data": { "BEYOND_PG_MEMORY_MB": memory_mb.to_string() } } })
+}
+
+#[tokio::test]
+async fn metadata_is_waited_for_followed_and_not_believed_when_it_is_garbage() -> Result<()> {
+    let mmds = Mmds::start(MmdsVersion::V2).await?;
+    let mut init = Init::new().await?;
+    init.env("BEYOND_PG_METADATA", &mmds.address()).env("BEYOND_PG_METADATA_INTERVAL", "1s");
+    init.launch(&[])?;
+    // There is none yet, and the environment has a value that does not count.
+    eventually(DEADLINE, "waiting for metadata", async || Ok(init.log().contains("has nothing yet").then_some(()))).await?;
+    mmds.set(document(1024));
+    let status = init.wait_for("ready", |status| status["ready"] == true).await?;
+    ensure!(
+        status["settings"].to_string().contains(r#""name":"BEYOND_PG_MEMORY_MB","source":"mmds-v2","value":"1024""#),
+        "{status:#}"
+    );
+    ensure!(init.admin(&["show shared_buffers", "show effective_cache_size"]).await? == "256MB\n768MB");
+
+    mmds.set(document(2048));
+    let pending =
+        init.wait_for("a pending restart", |status| status["pending_restart"].to_string().contains("shared_buffers")).await?;
+    ensure!(pending["ready"] == true, "{pending:#}");
+    ensure!(init.admin(&["show shared_buffers", "show effective_cache_size"]).await? == "256MB\n1536MB");
+
+    for fault in [MmdsFault::Garbage, MmdsFault::Hang, MmdsFault::Status(500)] {
+        mmds.fault(fault);
+        let alarm = init.wait_for("an alarm", |status| status["alarms"].to_string().contains("those of before stay")).await?;
+        ensure!(alarm["ready"] == true, "{alarm:#}");
+        mmds.heal();
+        init.wait_for("no alarm", |status| status["alarms"].as_array().is_some_and(Vec::is_empty)).await?;
+    }
+    ensure!(init.admin(&["show effective_cache_size"]).await? == "1536MB");
+    ensure!(init.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_disk_makes_it_read_only_and_the_ballast_lets_it_start() -> Result<()> {
+    let Some(disk) = FullDisk::new(300)? else { return Ok(()) };
+    let mut init = Init::new().await?;
+    init.set_volume(&disk.path().join("volume")).env("BEYOND_PG_MEMORY_MB", "256");
+    // Too little for a cluster: said, and made when there is room.
+    disk.fill(20 << 20)?;
+    let (status, log) = init.end_of(&[]).await?;
+    ensure!(status.code() == Some(1) && (log.contains("No space left") || log.contains("free disk space")), "{status} {log}");
+    disk.free()?;
+
+    init.start().await?;
+    init.sql("create table t (a int)").await?;
+    eventually(DEADLINE, "a ballast", async || Ok(init.volume().join("ballast").exists().then_some(()))).await?;
+    disk.fill(0)?;
+    init.wait_for("read-only", |status| status["disk"]["read_only"] == true).await?;
+    let refused = eventually(DEADLINE, "a refusal", async || Ok(init.sql("insert into t values (1)").await.err())).await?;
+    ensure!(format!("{refused:#}").contains("read-only transaction"), "{refused:#}");
+    init.signal_child("postgres", Signal::KILL).await?;
+    init.wait_for("the server again", |status| status["ready"] == true && deaths(status, "postgres") > 0).await?;
+
+    disk.free()?;
+    init.wait_for("read-write", |status| status["disk"]["read_only"] == false).await?;
+    eventually(DEADLINE, "an insert", async || Ok(init.sql("insert into t values (2)").await.ok())).await?;
+    ensure!(init.stop().await?.success());
     Ok(())
 }
