@@ -36,7 +36,7 @@ const IMPURE: [&str; 13] = [
 ];
 
 /// Folders and files of deciding code that is as pure as what is below `proto/`.
-const PURE: [&str; 34] = [
+const PURE: [&str; 37] = [
     "archiver/src/daemon/line.rs",
     "archiver/src/follow/plan.rs",
     "archiver/src/follow/received.rs",
@@ -50,13 +50,16 @@ const PURE: [&str; 34] = [
     "cdc/src/log/ring.rs",
     "clients/proto/src/json.rs",
     "clients/proto/src/position.rs",
+    "init/src/boot/step.rs",
     "init/src/conf.rs",
     "init/src/http.rs",
+    "init/src/live/sink.rs",
     "init/src/plan.rs",
     "init/src/settings.rs",
     "init/src/sources/cmdline.rs",
     "init/src/sources/json.rs",
     "init/src/sql.rs",
+    "init/src/status.rs",
     "init/src/supervise.rs",
     "init/src/tier.rs",
     "init/src/tune.rs",
