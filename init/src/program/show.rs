@@ -141,6 +141,7 @@ fn read(assumed: &mut Vec<String>) -> Result<Result<Settings, Vec<Problem>>> {
 
 fn planned(settings: &Settings, mut assumed: Vec<String>) -> Result<Plan> {
     let layout = Layout::new(&settings.volume, settings.wal_dir.as_deref(), &settings.run_dir);
+    let settings = &as_promoted(settings, &layout, &mut assumed)?;
     let tier = tier::plan(settings);
     let held = held(settings, &layout)?;
     if settings.tier == Tier::Sink {
@@ -159,6 +160,24 @@ fn planned(settings: &Settings, mut assumed: Vec<String>) -> Result<Plan> {
     let mut plan = plan(settings, &tier, held, Some(resources), Some(tuning));
     (plan.files, plan.assumed) = (files, assumed);
     Ok(plan)
+}
+
+/// The settings, with what a promotion has made of the tier.
+fn as_promoted(settings: &Settings, layout: &Layout, assumed: &mut Vec<String>) -> Result<Settings> {
+    let mut settings = settings.clone();
+    let remembered = if layout.state.exists() { Remembered::read(layout)? } else { Remembered::default() };
+    let is_replica = settings.tier == Tier::Replica;
+    match (&remembered.fenced, &remembered.promotion) {
+        (Some(fenced), _) if settings.tier == Tier::Primary => {
+            assumed.push(format!("fenced: {} is the primary since timeline {}, a boot is refused", fenced.by, fenced.timeline));
+        }
+        (None, Some(_)) if is_replica => {
+            settings.tier = Tier::Primary;
+            assumed.push("BEYOND_PG_TIER = replica, but this was promoted: it is the primary, unless a peer is since".to_owned());
+        }
+        _ => {}
+    }
+    Ok(settings)
 }
 
 fn held(settings: &Settings, layout: &Layout) -> Result<Held> {
