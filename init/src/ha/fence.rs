@@ -1,6 +1,6 @@
 //! Whether another has become the primary: what the peers say, and what follows.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 use super::report::{HaStatus, Role};
 
