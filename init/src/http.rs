@@ -139,8 +139,8 @@ fn dechunk(mut rest: &[u8]) -> Result<Option<Vec<u8>>, HttpError> {
         if size == 0 {
             // Trailers are skipped: nothing here reads them.
             let whole = rest.starts_with(b"\r\n") || find(rest, b"\r\n\r\n").is_some();
-            let limit = rest.len() > HEAD_BYTES_MAX;
-            return if limit { Err(HttpError::TooLarge(HEAD_BYTES_MAX)) } else { Ok(whole.then_some(body)) };
+            let too_large = !whole && rest.len() > HEAD_BYTES_MAX;
+            return if too_large { Err(HttpError::TooLarge(HEAD_BYTES_MAX)) } else { Ok(whole.then_some(body)) };
         }
         if body.len() + size > BODY_BYTES_MAX {
             return Err(HttpError::TooLarge(BODY_BYTES_MAX));
