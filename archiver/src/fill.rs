@@ -81,7 +81,7 @@ pub async fn fill(archive: &Archive, pg_wal: &Path, system: SystemId, size: Segm
         let is_whole = segments.contains_key(&segment.next()) || is_complete(&content, *segment, system, size);
         let name = segment.name(size);
         if is_whole {
-            let superseded = superseded(archive, system, *segment, size, &content).await?.tails;
+            let superseded = superseded(archive, system, *segment, size, &content, Unusable::IsSuperseded).await?.tails;
             put(archive, name.as_str(), content, system, size, &mut filled).await?;
             delete(archive, &superseded).await?;
             continue;
@@ -92,7 +92,7 @@ pub async fn fill(archive: &Archive, pg_wal: &Path, system: SystemId, size: Segm
             continue;
         }
         let own = content.slice(..bytes);
-        let mut superseded = superseded(archive, system, *segment, size, &own).await?;
+        let mut superseded = superseded(archive, system, *segment, size, &own, Unusable::IsAnError).await?;
         if superseded.is_exceeded {
             // What the archive has reaches further: a part of it is nothing new.
             filled.same += 1;
@@ -122,6 +122,15 @@ struct Superseded {
     is_exceeded: bool,
 }
 
+/// What a tail is that can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unusable {
+    /// It may have more than what is to be stored.
+    IsAnError,
+    /// Whatever it was to be is in the whole segment.
+    IsSuperseded,
+}
+
 /// Compares the tails of a segment with `own`, which ends with a record.
 ///
 /// # Errors
@@ -132,10 +141,19 @@ async fn superseded(
     segment: Segment,
     size: SegmentSize,
     own: &[u8],
+    unusable: Unusable,
 ) -> anyhow::Result<Superseded> {
     let mut found = Superseded::default();
     for tail in archive.list_tails(system, &segment.name(size)).await?.objects {
-        let Some(content) = archive.get(&tail.name).await? else { continue };
+        let content = match archive.get(&tail.name).await {
+            Ok(Some(content)) => content,
+            Ok(None) => continue,
+            Err(StoreError::Damaged { .. }) if unusable == Unusable::IsSuperseded => {
+                found.tails.push(tail.name);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let complete = fetch::complete_end(&content, segment, size).bytes_after(segment.start(size));
         let complete = usize::try_from(complete).ok().and_then(|bytes| content.get(..bytes)).unwrap_or(&content);
         if own.starts_with(complete) {

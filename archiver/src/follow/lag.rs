@@ -20,6 +20,17 @@ pub struct Lag {
 }
 
 impl Lag {
+    /// A session begins at `start`, with a server whose WAL goes up to `end`. It may be another one than before, whose timeline has left the
+    /// older one's behind these: what was ahead of it then is nobody's any more, and what is archived of it says nothing here.
+    pub fn handle_session(&mut self, start: Lsn, end: Lsn, now: Duration) {
+        self.archived = self.archived.min(start);
+        if end < self.server {
+            self.ends.retain(|(of, _)| *of <= end);
+            self.server = self.ends.back().map_or(self.archived, |(of, _)| *of);
+        }
+        self.handle_server(end, now);
+    }
+
     /// The server said that its WAL goes up to there.
     pub fn handle_server(&mut self, end: Lsn, now: Duration) {
         if end <= self.server {
@@ -101,6 +112,24 @@ mod tests {
         assert_eq!((lag.bytes(), lag.since()), (50, Some(s(4))));
         lag.handle_archived(Lsn(300));
         assert_eq!((lag.bytes(), lag.since(), lag.archived(), lag.server()), (0, None, Lsn(300), Lsn(200)));
+    }
+
+    #[test]
+    fn a_successor_that_left_before_is_not_taken_for_archived() {
+        let mut lag = Lag::default();
+        lag.handle_session(Lsn(0), Lsn(900), s(1));
+        lag.handle_archived(Lsn(800));
+        // It left at 500, and has written up to 600.
+        lag.handle_session(Lsn(500), Lsn(600), s(10));
+        assert_eq!((lag.bytes(), lag.since(), lag.server(), lag.archived()), (100, Some(s(10)), Lsn(600), Lsn(500)));
+        lag.handle_server(Lsn(700), s(11));
+        lag.handle_archived(Lsn(600));
+        assert_eq!((lag.bytes(), lag.since()), (100, Some(s(11))));
+        lag.handle_archived(Lsn(700));
+        assert_eq!((lag.bytes(), lag.since()), (0, None), "nothing of the older server is waited for");
+        // The same server again, which has written nothing.
+        lag.handle_session(Lsn(700), Lsn(700), s(20));
+        assert_eq!((lag.bytes(), lag.since()), (0, None));
     }
 
     #[test]

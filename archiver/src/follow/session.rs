@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -58,6 +57,14 @@ impl From<ReceivedError> for SessionEnd {
             ReceivedError::Differs { .. } => Self::Fatal(error.into()),
             ReceivedError::Gap { .. } => Self::Setting(format!("{error}: the server, or what is between, is no Postgres")),
         }
+    }
+}
+
+/// What `--pg-wal` ends in: a store that is away is waited for, as always.
+fn of_fill(error: anyhow::Error) -> SessionEnd {
+    match error.downcast() {
+        Ok(store) => SessionEnd::Store(store),
+        Err(error) => SessionEnd::Fatal(error.context("--pg-wal")),
     }
 }
 
@@ -165,7 +172,7 @@ impl Follow {
         self.system = Some(cluster.system);
         if let Some(pg_wal) = self.args.pg_wal.clone().filter(|_| !self.filled) {
             let filling = fill::fill(self.stow.archive(), &pg_wal, cluster.system, cluster.size);
-            filling.await.context("--pg-wal").map_err(SessionEnd::Fatal)?;
+            filling.await.map_err(of_fill)?;
             self.filled = true;
         }
         let first = self.answered(self.plan(cluster, known.clone())).await?;
@@ -173,7 +180,7 @@ impl Follow {
         let received = self.answered(self.prepare(cluster, first, &mut client, &known, history)).await?;
         let now = self.stow.now();
         let at = received.end();
-        self.lag.handle_server(known.flushed, now);
+        self.lag.handle_session(at, known.flushed, now);
         let session = session.insert(Session { cluster, received, reported: None, next_status: now, heard: now, start: at });
         let mut start = first;
         loop {

@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use walbus::SegmentName;
 use walbus::disk::{Disk, OsDisk};
+use walbus::service::lock::{FolderLock, LockError};
 
 /// What a whole segment's file ends in.
 const WHOLE: &str = ".spooled";
@@ -17,27 +19,38 @@ const HEAD_BYTES: usize = 8192;
 /// What a file ends in that was given to somebody, after the number of who has it.
 const TAKEN: &str = ".taken";
 
-/// A folder of fetched segments.
+/// The file by which one daemon has the spool for its own.
+const LOCK_FILE: &str = "lock";
+
+/// A folder of fetched segments, of one daemon alone: their names say nothing of the cluster that they are of.
 #[derive(Debug, Clone)]
 pub struct Spool {
     folder: PathBuf,
+    _lock: Arc<FolderLock>,
 }
 
 impl Spool {
     /// The spool in that folder, emptied. Of what else is in the folder, nothing is touched.
     ///
     /// # Errors
-    /// Of the operating system.
+    /// Of the operating system; [`io::ErrorKind::ResourceBusy`] where another daemon has it.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let folder = folder.canonicalize()?;
+        let lock = FolderLock::take(&folder, LOCK_FILE, "beyond-pg-archiver serve").map_err(|error| match error {
+            LockError::Held { holder, .. } => io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!("another `beyond-pg-archiver serve` (process {holder}) has it: give each cluster its own"),
+            ),
+            LockError::Io { source, .. } => source,
+        })?;
         for entry in std::fs::read_dir(&folder)? {
             let path = entry?.path();
             if path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours) {
                 std::fs::remove_file(path)?;
             }
         }
-        Ok(Self { folder })
+        Ok(Self { folder, _lock: Arc::new(lock) })
     }
 
     /// A file for a segment, to be written. Blocks.
@@ -162,8 +175,20 @@ mod tests {
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> =
             std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name != LOCK_FILE);
         names.sort();
         names
+    }
+
+    #[test]
+    fn two_daemons_have_not_one_spool() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Spool::open(folder.path()).unwrap();
+        drop(first.draft(&NAME.parse().unwrap()).unwrap());
+        let refused = Spool::open(folder.path()).unwrap_err();
+        assert!(refused.kind() == io::ErrorKind::ResourceBusy && refused.to_string().contains("its own"), "{refused}");
+        drop(first);
+        Spool::open(folder.path()).unwrap();
     }
 
     #[test]

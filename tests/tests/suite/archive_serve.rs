@@ -285,7 +285,7 @@ async fn recovered_ahead(version: u32) -> Result<()> {
     ensure!(daemon.stop().await?.success());
     let spool = stage.cluster.wal().join(".beyond-pg-archiver.spool");
     let taken = std::fs::read_dir(spool)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let taken: Vec<_> = taken.filter(|name| !name.ends_with(".spooled")).collect();
+    let taken: Vec<_> = taken.filter(|name| name != "lock" && !name.ends_with(".spooled")).collect();
     ensure!(taken.is_empty(), "left behind: {taken:?}");
     Ok(())
 }
