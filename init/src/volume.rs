@@ -2,11 +2,12 @@
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, FlockOperation, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
@@ -39,6 +40,13 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Whether this lies in the volume, so that a copy of the volume has its own.
+    #[must_use]
+    pub fn holds(&self, path: &Path) -> bool {
+        let known = |path: &Path| path.canonicalize().unwrap_or_else(|_missing| path.to_owned());
+        known(path).starts_with(known(&self.root))
+    }
+
     /// The layout of a volume, with its WAL elsewhere where `wal` says so.
     #[must_use]
     pub fn new(root: &Path, wal: Option<&Path>, run: &Path) -> Self {
@@ -251,6 +259,35 @@ pub fn make_folder(folder: &Path, mode: u32, owner: Option<&Account>) -> Result<
     Ok(())
 }
 
+/// The same for a folder within one that the owner has: as root, a link that the owner put there is not followed.
+///
+/// # Errors
+/// Where the disk does not take it, or there is a link, or no folder.
+pub fn make_folder_within(folder: &Path, mode: u32, owner: Option<&Account>) -> Result<()> {
+    let what = || format!("make the folder {}", folder.display());
+    let mode = rustix::fs::Mode::from_raw_mode(mode);
+    match rustix::fs::mkdir(folder, mode) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(full_or(error.into(), folder)).with_context(what),
+    }
+    let held = open_folder(folder, owner).with_context(what)?;
+    if let Some(owner) = owner {
+        chown_file(&held, owner).with_context(what)?;
+    }
+    rustix::fs::fchmod(&held, mode).with_context(what)
+}
+
+/// Opens a folder that files are put into. One that an account owns may have been exchanged for a link by it: that is not followed.
+fn open_folder(folder: &Path, owner: Option<&Account>) -> io::Result<OwnedFd> {
+    let no_link = if owner.is_some() { OFlags::NOFOLLOW } else { OFlags::empty() };
+    Ok(rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | no_link, rustix::fs::Mode::empty())?)
+}
+
+fn chown_file(file: impl AsFd, owner: &Account) -> io::Result<()> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(owner.uid), rustix::fs::Gid::from_raw(owner.gid));
+    Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
+}
+
 /// Gives the file these contents: after a crash it has either the old or the new ones. `false` where it has them already.
 ///
 /// # Errors
@@ -262,17 +299,25 @@ pub fn write_durably(path: &Path, contents: &[u8], mode: u32, owner: Option<&Acc
     let what = || format!("write {}", path.display());
     let folder = path.parent().context("a file lies in a folder")?;
     let name = path.file_name().context("a file has a name")?.to_string_lossy();
-    let draft = folder.join(format!(".{name}.tmp"));
+    let draft = format!(".{name}.tmp");
     let write = || -> io::Result<()> {
-        let mut file = File::create(&draft)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        if let Some(owner) = owner {
-            chown(&draft, Some(owner.uid), Some(owner.gid))?;
+        let folder = open_folder(folder, owner)?;
+        // Of a boot that was killed; or what somebody put there for us to write through.
+        match rustix::fs::unlinkat(&folder, &draft, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
         }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&folder, &draft, flags, rustix::fs::Mode::from_raw_mode(0o600))?;
+        let mut file = File::from(file);
         file.write_all(contents)?;
+        if let Some(owner) = owner {
+            chown_file(&file, owner)?;
+        }
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
-        rustix::fs::rename(&draft, path)?;
-        sync_folder(folder)
+        rustix::fs::renameat(&folder, &draft, &folder, &*name)?;
+        Ok(rustix::fs::fsync(&folder)?)
     };
     write().map_err(|error| full_or(error, path)).with_context(what)?;
     Ok(true)
@@ -352,11 +397,15 @@ pub fn lock(layout: &Layout) -> Result<File> {
 /// # Errors
 /// Where another process holds it.
 pub fn lock_wal(layout: &Layout) -> Result<File> {
-    let folder = File::open(&layout.wal).with_context(|| format!("open {}", layout.wal.display()))?;
+    lock_folder(&layout.wal)
+}
+
+fn lock_folder(wal: &Path) -> Result<File> {
+    let folder = File::open(wal).with_context(|| format!("open {}", wal.display()))?;
     if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!(
             "the WAL in {} is another's, which runs: this volume is a copy of its. Copy that folder too, and name the copy by BEYOND_PG_WAL_DIR",
-            layout.wal.display()
+            wal.display()
         );
     }
     Ok(folder)

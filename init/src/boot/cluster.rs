@@ -178,7 +178,8 @@ impl Boot<'_> {
     /// WAL where the settings have it.
     pub(super) fn wal_dir(&mut self) -> Result<()> {
         let account = self.account.clone();
-        match volume::wal::place(&self.layout, &mut self.remembered, account.as_ref())? {
+        let whose = if self.is_fork() { volume::wal::Whose::Fork } else { volume::wal::Whose::Own };
+        match volume::wal::place(&self.layout, &mut self.remembered, account.as_ref(), whose)? {
             volume::wal::Placed::Already => {}
             volume::wal::Placed::From(from) => {
                 self.engine

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::Boot;
 use crate::account::Account;
 use crate::supervise::Notch;
-use crate::volume::{Layout, make_folder, rename_durably, write_durably};
+use crate::volume::{Layout, make_folder_within, rename_durably, write_durably};
 
 /// The line of ours in `postgresql.conf`.
 const INCLUDE: &str = "include_dir = 'conf.d'";
@@ -35,7 +35,7 @@ impl Boot<'_> {
     pub(crate) fn write_layers(&mut self) -> Result<bool> {
         let files = self.render()?;
         let owner = self.owner();
-        make_folder(&self.layout.conf, 0o700, owner)?;
+        make_folder_within(&self.layout.conf, 0o700, owner)?;
         include_layers(&self.layout.data, owner)?;
         let mut changed = self.write_ha_layer()?;
         for file in files {

@@ -10,7 +10,7 @@ use super::{ANSWER, Boot};
 use crate::engine::{Server, Talk};
 use crate::sql::{Rows, identifier, literal};
 use crate::supervise::{Child, State};
-use crate::volume::{PostmasterPid, make_folder};
+use crate::volume::{PostmasterPid, make_folder_within};
 
 /// Settings by which a server reaches others, or waits for them.
 const TIES: [&str; 6] =
@@ -89,7 +89,7 @@ impl Boot<'_> {
     /// Starts the server for ourselves alone: no network, a socket in a folder of its own, nothing that reaches out.
     pub(super) fn start_alone(&mut self) -> Result<PathBuf> {
         let private = self.layout.run.join("private");
-        make_folder(&private, 0o700, self.owner())?;
+        make_folder_within(&private, 0o700, self.owner())?;
         let mut settings = vec![
             "listen_addresses=".to_owned(),
             format!("unix_socket_directories={}", private.display()),

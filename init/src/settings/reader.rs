@@ -10,16 +10,12 @@ use super::table::{self, Name};
 /// How much of a bad value is shown.
 const SHOWN_CHARS_MAX: usize = 100;
 
-/// The metadata's own name for who an instance is, as EC2 has it.
-const INSTANCE_ID: &str = "instance-id";
-
 /// Reads settings one by one and keeps what was wrong.
 pub(super) struct Reader {
     /// What each place says of each known name, best place first.
     found: BTreeMap<&'static str, Vec<(Origin, String)>>,
     provenance: Vec<Provenance>,
     problems: Vec<Problem>,
-    instance_id: Option<(Origin, String)>,
 }
 
 impl Reader {
@@ -37,7 +33,7 @@ impl Reader {
 
     /// Some rows of the table, and no complaint of other names.
     pub(super) fn of_rows(sources: &[Source], wanted: impl Fn(&Name) -> bool) -> Self {
-        let mut reader = Self { found: BTreeMap::new(), provenance: Vec::new(), problems: Vec::new(), instance_id: None };
+        let mut reader = Self { found: BTreeMap::new(), provenance: Vec::new(), problems: Vec::new() };
         let mut sources: Vec<&Source> = sources.iter().collect();
         sources.sort_by_key(|source| source.origin);
         for source in sources {
@@ -49,19 +45,8 @@ impl Reader {
                     reader.add(source.origin, known, value.trim());
                 }
             }
-            reader.add_instance_id(source);
         }
         reader
-    }
-
-    /// Who this is, where only the metadata service knows.
-    fn add_instance_id(&mut self, source: &Source) {
-        let metadata = matches!(source.origin, Origin::MmdsV2 | Origin::MmdsV1);
-        if let Some((_, value)) =
-            source.values.iter().find(|(name, value)| metadata && name == INSTANCE_ID && !value.trim().is_empty())
-        {
-            self.instance_id = Some((source.origin, value.trim().to_owned()));
-        }
     }
 
     fn add(&mut self, origin: Origin, name: &'static str, value: &str) {
@@ -126,9 +111,6 @@ impl Reader {
 
     fn read<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let row = table::row(name)?;
-        if let (false, "BEYOND_PG_IDENTITY", Some((origin, value))) = (self.is_set(name), name, self.instance_id.clone()) {
-            self.add(origin, name, &value);
-        }
         let mut best = None;
         for (origin, value) in self.found.get(name).into_iter().flatten() {
             match parse(value).filter(|_| !value.chars().any(char::is_control)) {

@@ -134,7 +134,7 @@ pub const TABLE: &[Name] = &[
         "a text of at most 200 bytes",
         None,
         Boot,
-        "Who this instance is; the metadata's instance-id where it is not set. A volume under another identity is a fork",
+        "Whose database this is: the same wherever its volume goes, another one for a fork. A volume under another identity is freed of its parent",
     ),
     setting(
         "BEYOND_PG_MEMORY_MB",

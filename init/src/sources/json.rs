@@ -46,7 +46,7 @@ impl Object {
     /// # Errors
     /// Where a value of ours is a structure.
     pub fn ours(&self) -> Result<Vec<(String, String)>, JsonError> {
-        let ours = |name: &str| name == "instance-id" || name.to_ascii_uppercase().starts_with("BEYOND_");
+        let ours = |name: &str| name.to_ascii_uppercase().starts_with("BEYOND_");
         self.0.iter().filter(|(name, _)| ours(name)).map(|(name, value)| plain(name, value)).collect()
     }
 }
@@ -87,12 +87,7 @@ mod tests {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
             ours,
-            [
-                pair("BEYOND_PG_MEMORY_MB", "4096"),
-                pair("BEYOND_PG_TIER", "primary"),
-                pair("BEYOND_VOLUME_EPHEMERAL", "true"),
-                pair("instance-id", "i-1")
-            ]
+            [pair("BEYOND_PG_MEMORY_MB", "4096"), pair("BEYOND_PG_TIER", "primary"), pair("BEYOND_VOLUME_EPHEMERAL", "true")]
         );
         assert_eq!(object.all(), Err(JsonError::NoValue("net".to_owned(), "an object")));
     }

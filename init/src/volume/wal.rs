@@ -27,6 +27,15 @@ pub struct Move {
     pub to: PathBuf,
 }
 
+/// Whose volume it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A copy of another instance's.
+    Fork,
+    /// This instance's.
+    Own,
+}
+
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placed {
@@ -38,11 +47,23 @@ pub enum Placed {
 
 /// Sees to it that `data/pg_wal` links to the folder that the settings name, with the WAL in it. The server must not run.
 ///
+/// WAL outside of the volume of a fork is its parent's, wherever that is: it is never moved. A copy of it, where the settings name one, is
+/// taken.
+///
 /// # Errors
 /// Where that folder holds something else, or the disk does not take it; nothing is lost then.
-pub fn place(layout: &Layout, remembered: &mut Remembered, owner: Option<&Account>) -> Result<Placed> {
+pub fn place(layout: &Layout, remembered: &mut Remembered, owner: Option<&Account>, whose: Whose) -> Result<Placed> {
     let link = layout.data.join("pg_wal");
     put_back(layout, &link)?;
+    if whose == Whose::Fork
+        && let Some(begun) = remembered.wal_move.as_ref().filter(|begun| !layout.holds(&begun.from) || !layout.holds(&begun.to))
+    {
+        bail!(
+            "this volume is a copy of one whose WAL was being moved from {} to {}: copy it again when that is over",
+            begun.from.display(),
+            begun.to.display()
+        );
+    }
     if let Some(begun) = remembered.wal_move.clone() {
         finish(layout, remembered, &begun, owner)?;
         if begun.to == layout.wal {
@@ -69,12 +90,26 @@ pub fn place(layout: &Layout, remembered: &mut Remembered, owner: Option<&Accoun
             let from = layout.data.join(target);
             from.canonicalize().unwrap_or(from)
         }
-        Err(_) if link.is_dir() => link,
+        Err(_) if link.is_dir() => link.clone(),
         Err(error) => return Err(error).with_context(|| format!("read {}", link.display())),
     };
     if !from.is_dir() {
         bail!("{} is where the WAL is, and it is not there: is its disk attached?", from.display());
     }
+    if whose == Whose::Fork && !layout.holds(&from) {
+        if is_empty(&layout.wal)? {
+            bail!(
+                "{} leads to {}, outside of this volume, which is a fork: that WAL is its parent's. Copy it as it was at the same moment as the \
+                 volume, and name the copy by BEYOND_PG_WAL_DIR",
+                link.display(),
+                from.display()
+            );
+        }
+        exchange(layout, &link, &layout.wal)?;
+        return Ok(Placed::Already);
+    }
+    // Held until it is there no more.
+    let _lock = super::lock_folder(&from)?;
     if !is_empty(&layout.wal)? {
         bail!(
             "{} is not empty, so the WAL is not moved there from {}: empty it, or set BEYOND_PG_WAL_DIR to another folder",
@@ -222,7 +257,7 @@ mod tests {
     }
 
     fn place(layout: &Layout) -> Result<Placed> {
-        super::place(layout, &mut Remembered::read(layout)?, None)
+        super::place(layout, &mut Remembered::read(layout)?, None, Whose::Own)
     }
 
     fn assert_placed(layout: &Layout) {
@@ -260,6 +295,44 @@ mod tests {
         symlink(&volume.layout.wal, volume.layout.data.join("pg_wal")).unwrap();
         assert_eq!(place(&volume.layout).unwrap(), Placed::Already);
         assert_placed(&volume.layout);
+    }
+
+    #[test]
+    fn a_forks_parent_keeps_its_wal() {
+        let parent = volume();
+        let mut layout = parent.layout.clone();
+        layout.wal = layout.run.join("parents-wal");
+        place(&layout).unwrap();
+        let fork = volume();
+        std::fs::remove_dir_all(&fork.layout.data).unwrap();
+        std::fs::create_dir_all(&fork.layout.data).unwrap();
+        symlink(&layout.wal, fork.layout.data.join("pg_wal")).unwrap();
+        let place_fork = |layout: &Layout| {
+            super::place(layout, &mut Remembered::read(layout).unwrap(), None, Whose::Fork).map_err(|error| error.to_string())
+        };
+        assert!(place_fork(&fork.layout).unwrap_err().contains("its parent's"));
+        assert_placed(&layout);
+        copy_folder(&layout.wal, &fork.layout.wal, None).unwrap();
+        assert_eq!(place_fork(&fork.layout).unwrap(), Placed::Already);
+        assert_placed(&fork.layout);
+        assert_placed(&layout);
+        // Nor is a move gone on with that the parent had begun.
+        let begun = Move { from: layout.wal.clone(), to: parent.layout.wal.clone() };
+        Remembered { wal_move: Some(begun), ..Remembered::read(&fork.layout).unwrap() }.write(&fork.layout).unwrap();
+        assert!(place_fork(&fork.layout).unwrap_err().contains("copy it again"));
+    }
+
+    #[test]
+    fn wal_that_a_server_holds_is_not_moved() {
+        let volume = volume();
+        place(&volume.layout).unwrap();
+        let held = super::super::lock_wal(&volume.layout).unwrap();
+        let mut layout = volume.layout.clone();
+        layout.wal = layout.run.join("elsewhere");
+        assert!(place(&layout).unwrap_err().to_string().contains("another's, which runs"));
+        drop(held);
+        place(&layout).unwrap();
+        assert_placed(&layout);
     }
 
     #[test]
