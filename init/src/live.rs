@@ -189,7 +189,12 @@ impl Live {
         let decision = self.disk.decide(free, total, held);
         match decision.ballast {
             Ballast::Keep => {}
-            Ballast::Make(size) => disk::make_ballast(&layout.ballast, size)?,
+            Ballast::Make(size) => {
+                // A quota may say no where there is room. The database is well without it.
+                if let Err(error) = disk::make_ballast(&layout.ballast, size) {
+                    boot.engine.log().warn("disk", format_args!("no ballast of {} MB: {error:#}", size >> 20));
+                }
+            }
             Ballast::Release => {
                 std::fs::remove_file(&layout.ballast).ok();
                 boot.engine
@@ -222,11 +227,15 @@ impl Live {
         let preferred = boot.settings.wal_sink_policy == SinkPolicy::Preferred;
         if seen == Seen::CaughtUp && !boot.remembered.sink_has_wal {
             boot.remembered.sink_has_wal = true;
-            boot.remembered.write(&boot.layout)?;
+            if let Err(error) = boot.remembered.write(&boot.layout) {
+                boot.remembered.sink_has_wal = false;
+                boot.engine.log().error("sink", format_args!("that the sink has WAL can't be remembered: {error:#}"));
+            }
         }
         let now = boot.engine.now();
-        match self.sink.handle_seen(seen, preferred, now) {
-            None => {}
+        let change = self.sink.handle_seen(seen, preferred, now);
+        let made = match change {
+            None => Ok(()),
             Some(Change::Release) => {
                 boot.engine.log().error(
                     "sink",
@@ -235,12 +244,17 @@ impl Live {
                 let names = crate::ha::synchronous_names(boot.settings.ha_standby.as_deref(), None);
                 let text =
                     format!("# The WAL sink is away. Taken back when it has caught up.\nsynchronous_standby_names = '{names}'\n");
-                set_layer(boot, SINK_LAYER, Some(&text))?;
+                set_layer(boot, SINK_LAYER, Some(&text))
             }
             Some(Change::Restore) => {
                 boot.engine.log().info("sink", "the WAL sink has caught up: commits wait for it again");
-                set_layer(boot, SINK_LAYER, None)?;
+                set_layer(boot, SINK_LAYER, None)
             }
+        };
+        // The next look tries again: for want of a file, nobody stops a server that runs.
+        if let (Some(change), Err(error)) = (change, made) {
+            boot.engine.log().error("sink", format_args!("that can't be written: {error:#}"));
+            self.sink.handle_failed(change);
         }
         let streaming = seen == Seen::CaughtUp;
         let policy = if preferred { "preferred" } else { "required" };

@@ -18,6 +18,19 @@ const ASIDE: &str = "set-aside";
 /// Names of the layers that are ours.
 const OURS: [&str; 6] = ["10-fixed.conf", "20-tuning.conf", "30-tier.conf", "40-disk.conf", "50-sink.conf", crate::ha::LAYER];
 
+/// Settings that no Postgres knows, by which `recover` and `restore` keep it from starting on what they have not ended, and what ends it.
+const GUARDS: [(&str, &str); 2] = [
+    (
+        "beyond_pg_sink_recover_has_not_finished_run_it_again",
+        "boot with the BEYOND_PG_WAL_SINK and the BEYOND_PG_IDENTITY that it had, which goes on with it; or, to lose the commits that only the \
+         sink has, beyond-pg-sink recover --abandon --pgdata DIR",
+    ),
+    (
+        "beyond_pg_archiver_restore_has_not_finished_run_it_again",
+        "boot with the BEYOND_PG_PITR_TARGET that it had, which goes on with it; or take it back by beyond-pg-archiver restore --undo --pgdata DIR",
+    ),
+];
+
 impl Boot<'_> {
     /// Writes our layers, where they have changed.
     pub(super) fn config(&mut self) -> Result<()> {
@@ -59,8 +72,18 @@ impl Boot<'_> {
                 ([], false) => setters,
                 (blamed, _) => blamed.iter().filter(|path| is_users(&self.layout, path)).cloned().collect(),
             };
+            if let Some((_, way_out)) = GUARDS.iter().find(|(setting, _)| outcome.lines.iter().any(|line| line.contains(setting))) {
+                bail!("the volume is half recovered, and Postgres must not start on it: {way_out}");
+            }
             if users.is_empty() {
                 bail!("Postgres does not take its configuration: {}", outcome.said());
+            }
+            if self.remembered.pitr_begun.is_some() && users.contains(&self.layout.data.join("postgresql.auto.conf")) {
+                bail!(
+                    "what ALTER SYSTEM has set is wrong, and can't be set aside: the settings of the recovery are in the same file. Correct \
+                     postgresql.auto.conf: {}",
+                    outcome.said()
+                );
             }
             for path in users {
                 self.set_aside(&path, &outcome.said())?;

@@ -159,7 +159,13 @@ impl Boot<'_> {
             }
             cleared.push(format!("{name}: subscription {subscription} is disabled and has no slot"));
         }
-        if first(&self.engine.ask(&mut talk, "select to_regclass('cron.job') is not null", ANSWER)?) == "t" {
+        // Of the extension, and not a table that somebody named so for us to touch; nor does a trigger of theirs run.
+        let is_cron = "select exists (select from pg_catalog.pg_depend d join pg_catalog.pg_extension e on e.oid = d.refobjid \
+                       where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                       and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
+                       and d.objid = pg_catalog.to_regclass('cron.job') and e.extname = 'pg_cron')";
+        if first(&self.engine.ask(&mut talk, is_cron, ANSWER)?) == "t" {
+            self.engine.ask(&mut talk, "set session_replication_role = replica", ANSWER)?;
             let jobs = "update cron.job set active = false where active returning coalesce(jobname, jobid::text), command";
             for job in self.engine.ask(&mut talk, jobs, ANSWER)? {
                 let (job, command) = pair(job);

@@ -46,6 +46,11 @@ impl SinkWatch {
         self.released
     }
 
+    /// A change could not be made: it is decided again at the next look.
+    pub(super) const fn handle_failed(&mut self, change: Change) {
+        self.released = matches!(change, Change::Restore);
+    }
+
     /// What follows from how it is; where it is not `preferred`, commits always wait.
     pub(super) fn handle_seen(&mut self, seen: Seen, preferred: bool, now: Moment) -> Option<Change> {
         if seen == Seen::CaughtUp || !preferred {
@@ -83,6 +88,23 @@ mod tests {
         assert_eq!(watch.handle_seen(Seen::CaughtUp, true, at(100)), None);
         assert_eq!(watch.handle_seen(Seen::Away, true, at(101)), None);
         assert_eq!(watch.handle_seen(Seen::Away, true, at(130)), None, "each absence has its own delay");
+    }
+
+    #[test]
+    fn a_change_that_could_not_be_made_is_decided_again() {
+        let mut watch = SinkWatch::new(Duration::from_secs(30), false);
+        watch.handle_seen(Seen::Away, true, at(0));
+        for second in [30, 31] {
+            assert_eq!(watch.handle_seen(Seen::Away, true, at(second)), Some(Change::Release));
+            watch.handle_failed(Change::Release);
+            assert!(!watch.is_released());
+        }
+        watch.handle_seen(Seen::Away, true, at(32));
+        for second in [40, 41] {
+            assert_eq!(watch.handle_seen(Seen::CaughtUp, true, at(second)), Some(Change::Restore));
+            watch.handle_failed(Change::Restore);
+            assert!(watch.is_released());
+        }
     }
 
     #[test]

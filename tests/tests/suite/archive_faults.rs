@@ -165,8 +165,10 @@ async fn a_spool_on_a_full_disk_holds_up_no_recovery() -> Result<()> {
     ensure!(stage.cluster.value("SELECT count(*) FROM t").await? == "8", "{}", stage.cluster.log());
     ensure!(daemon.metric("beyond_pg_archiver_prefetch_hits_total").await? == 0.0);
     ensure!(daemon.log().contains("No space left"), "{}", daemon.log());
-    let left: Vec<_> = std::fs::read_dir(disk.path())?.map(|entry| entry.map(|entry| entry.file_name())).collect();
-    ensure!(left.len() == 1, "the ballast alone: {left:?}");
+    let names: std::io::Result<std::collections::BTreeSet<_>> =
+        std::fs::read_dir(disk.path())?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect();
+    let names = names?;
+    ensure!(names.iter().eq(["ballast", "lock"]), "the disk's ballast and the daemon's lock alone: {names:?}");
     // The store is well: only the spool is not.
     ensure!(daemon.get("/readyz").await?.0 == 200 && daemon.stop().await?.success());
     Ok(())

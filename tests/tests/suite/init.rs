@@ -159,6 +159,27 @@ async fn what_the_user_broke_is_set_aside_and_said() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_keeps_postgres_from_a_half_recovered_volume_is_not_set_aside() -> Result<()> {
+    let mut init = Init::new().await?;
+    init.start().await?;
+    ensure!(init.stop().await?.success());
+    let path = init.data().join("postgresql.auto.conf");
+    let before = std::fs::read_to_string(&path)?;
+    for guard in
+        ["beyond_pg_sink_recover_has_not_finished_run_it_again", "beyond_pg_archiver_restore_has_not_finished_run_it_again"]
+    {
+        let guarded = format!("{before}{guard} = on\n");
+        std::fs::write(&path, &guarded)?;
+        let (status, log) = init.end_of(&[]).await?;
+        ensure!(status.code() == Some(1) && log.contains("half recovered"), "{status}: {log}");
+        ensure!(std::fs::read_to_string(&path)? == guarded, "the guard is gone");
+    }
+    std::fs::write(&path, before)?;
+    init.start().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_stale_postmaster_pid_that_names_a_living_process_is_no_hindrance() -> Result<()> {
     let mut init = Init::new().await?;
     init.start().await?;
