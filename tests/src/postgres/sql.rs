@@ -6,6 +6,7 @@ use walbus::Lsn;
 
 use super::Postgres;
 use crate::program;
+use crate::wait::{DEADLINE, eventually};
 
 impl Postgres {
     /// How a superuser reaches the database `postgres`, by the unix socket.
@@ -33,6 +34,21 @@ impl Postgres {
     /// Where one fails.
     pub async fn execute(&self, sql: &str) -> Result<()> {
         self.client().await?.batch_execute(sql).await.with_context(|| format!("run {sql}"))
+    }
+
+    /// Drops a replication slot, as soon as its walsender has noticed that its client is gone.
+    ///
+    /// # Errors
+    /// Where it stays in use, or there is none of that name.
+    pub async fn drop_slot(&self, name: &str) -> Result<()> {
+        let active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{name}'");
+        eventually(
+            DEADLINE,
+            &format!("the slot {name} to be free"),
+            async || Ok((self.value(&active).await? == "f").then_some(())),
+        )
+        .await?;
+        self.execute(&format!("SELECT pg_drop_replication_slot('{name}')")).await
     }
 
     /// The rows of the last query in `sql`, as texts; NULL is empty.
@@ -102,7 +118,7 @@ impl Postgres {
         let name = application_name.replace('"', "\"\"");
         self.append_settings(&[("synchronous_standby_names", &format!("\"{name}\"")), ("synchronous_commit", commit)])?;
         self.reload()?;
-        crate::eventually(crate::DEADLINE, "the settings to be read", async || {
+        eventually(DEADLINE, "the settings to be read", async || {
             Ok((self.value("SHOW synchronous_commit").await? == commit
                 && self.value("SHOW synchronous_standby_names").await?.contains(application_name))
             .then_some(()))

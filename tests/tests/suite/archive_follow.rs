@@ -287,7 +287,7 @@ async fn wal_that_the_server_has_removed_is_a_gap_by_name_and_no_end() -> Result
     stage.stored(stage.cluster.flush_lsn().await?).await?;
     ensure!(daemon.stop().await?.success());
     // As when somebody drops the slot that fills the disk.
-    stage.cluster.execute("SELECT pg_drop_replication_slot('beyond_pg_archiver')").await?;
+    stage.cluster.drop_slot("beyond_pg_archiver").await?;
     let (segments, _) = stage.archived().await?;
     let last = segments.iter().max().context("something is archived")?;
     stage.cluster.write_wal(3 << 20).await?;
@@ -324,7 +324,7 @@ async fn a_slot_that_was_invalidated_is_named_with_the_way_out() -> Result<()> {
     let log = daemon.log();
     ensure!(log.contains("max_slot_wal_keep_size") && log.contains("pg_drop_replication_slot('beyond_pg_archiver')"), "{log}");
     // The way out is one: it goes on by itself then.
-    stage.cluster.execute("SELECT pg_drop_replication_slot('beyond_pg_archiver')").await?;
+    stage.cluster.drop_slot("beyond_pg_archiver").await?;
     daemon.says("streaming").await?;
     stage.stored(stage.cluster.flush_lsn().await?).await.with_context(|| daemon.log())?;
     Ok(())

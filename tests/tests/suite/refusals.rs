@@ -120,7 +120,7 @@ async fn wal_that_the_primary_has_removed() -> Result<()> {
     let mut sink = Sink::of(&cluster).await?;
     let held = sink.wait_flushed(cluster.flush_lsn().await?).await?.flushed;
     ensure!(sink.stop().await?.success());
-    cluster.execute("SELECT pg_drop_replication_slot('sink')").await?;
+    cluster.drop_slot("sink").await?;
     cluster.write_wal(8 << 20).await?;
     cluster.execute("CHECKPOINT").await?;
     cluster.execute("CHECKPOINT").await?;

@@ -27,7 +27,8 @@ async fn a_slot_made_anew_behind_our_back_is_noticed_and_left_by_one_flag() -> R
     cluster.execute("INSERT INTO t VALUES (1)").await?;
     ensure!(numbers(&cdc, 1).await? == [1]);
     ensure!(cdc.stop().await?.success());
-    cluster.execute(&format!("SELECT pg_drop_replication_slot('{SLOT}'); INSERT INTO t VALUES (2)")).await?;
+    cluster.drop_slot(SLOT).await?;
+    cluster.execute("INSERT INTO t VALUES (2)").await?;
     cluster.value(&format!("SELECT 1 FROM pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")).await?;
     cluster.execute("INSERT INTO t VALUES (3)").await?;
     cdc.start().await?;
@@ -60,10 +61,7 @@ async fn no_slot_is_made_for_a_log_that_it_would_not_go_on_with() -> Result<()> 
     cluster.execute("INSERT INTO t VALUES (1)").await?;
     ensure!(numbers(&cdc, 1).await? == [1]);
     cdc.kill()?;
-    eventually(DEADLINE, "the slot to be free", async || {
-        Ok(cluster.execute(&format!("SELECT pg_drop_replication_slot('{SLOT}')")).await.is_ok().then_some(()))
-    })
-    .await?;
+    cluster.drop_slot(SLOT).await?;
     // It is told to make one, and does not.
     cdc.start().await?;
     let said = cdc.wait_says("/readyz", "slot_lost").await?;
@@ -123,7 +121,7 @@ async fn a_slot_that_was_invalidated_is_named_with_the_way_out() -> Result<()> {
     cdc.wait_says("/readyz", "pg_drop_replication_slot").await?;
     ensure!(numbers(&cdc, 1).await? == [1], "what is held is served");
     ensure!(cdc.stop().await?.success());
-    cluster.execute(&format!("SELECT pg_drop_replication_slot('{SLOT}')")).await?;
+    cluster.drop_slot(SLOT).await?;
     cdc.arg("--new-epoch").arg(&epoch).start().await?;
     cdc.wait_streaming(&cluster).await?;
     cluster.execute("INSERT INTO t VALUES (2)").await?;
