@@ -1,5 +1,5 @@
 //! High availability: a pair of servers, one of which the other's commits wait for; who of them is the primary; and where clients go.
-//! Pure: [`crate::boot`] and [`crate::live`] do what follows.
+//! Pure: `boot` and `live` do what follows.
 //!
 //! ```text
 //!   primary, timeline T                                standby

@@ -57,7 +57,7 @@ const SOCKET: &str = "ADDRESS:PORT in numbers, as in 0.0.0.0:5432 or [::]:5432; 
 const SOCKET_OR_NONE: &str = "ADDRESS:PORT in numbers, as in 127.0.0.1:8431, or none; port 0 takes a free one";
 const PLAIN: &str = "1 to 63 letters, digits, dots, dashes and underscores";
 
-/// All settings, but those of [`super::passed`], which have their own lists.
+/// All settings, but those of `passed`, which have their own lists.
 pub const TABLE: &[Name] = &[
     setting("BEYOND_PG_TIER", "primary, replica or sink", Some("primary"), Boot, "What this instance is"),
     setting(
