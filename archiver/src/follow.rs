@@ -109,12 +109,7 @@ pub async fn run(args: FollowArgs) -> anyhow::Result<ExitCode> {
     let stow = stow::Stow::new(Box::new(move || store.archive_without_retries()), clock, Arc::clone(&metrics))?;
     let (stop, stopping) = watch::channel(false);
     if let Some(address) = &args.http {
-        let mut stopping = stopping.clone();
-        let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
-        let (address, serving) =
-            http::bind(address, metrics, stopped).await.with_context(|| format!("listen on --http {address}"))?;
-        tokio::spawn(serving);
-        println!("metrics at http://{address}/metrics");
+        http::start(address, metrics, stopping.clone()).await?;
     }
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut following = Box::pin(session::Follow::new(server, args, stow, stopping).run());

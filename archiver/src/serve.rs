@@ -128,12 +128,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         })?;
         let (stop, stopping) = watch::channel(false);
         if let Some(address) = &args.http {
-            let mut stopping = stopping.clone();
-            let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
-            let (address, serving) =
-                http::bind(address, metrics, stopped).await.with_context(|| format!("listen on --http {address}"))?;
-            tokio::spawn(serving);
-            println!("metrics at http://{address}/metrics");
+            http::start(address, metrics, stopping.clone()).await?;
         }
         println!("listening on {}", socket.display());
         let ended = until_stopped(engine, listener, archive_hash, stop, stopping).await;

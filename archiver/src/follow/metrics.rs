@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,7 +16,7 @@ use walbus::{Lsn, Timeline};
 
 use super::received::Upload;
 use crate::serve::http::Exported;
-use crate::serve::metrics::Kind;
+use crate::serve::metrics::{Kind, set as gauge};
 
 /// How all stands at a moment. Times are of the monotonic clock.
 #[derive(Debug, Clone, Default)]
@@ -177,11 +176,8 @@ impl Exported for Metrics {
         store.or_else(|| figures.server_problem.as_ref().map(|problem| format!("server: {problem}")))
     }
 
-    fn encode(&self) -> String {
+    fn refreshed(&self) -> &Registry {
         let figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let gauge = |gauge: &Gauge, value: u64| {
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        };
         let now = self.clock.monotonic();
         let since = |at: Option<Duration>| at.map(|at| now.saturating_sub(at).as_secs_f64());
         gauge(&self.lag_bytes, figures.lag_bytes);
@@ -195,12 +191,7 @@ impl Exported for Metrics {
         self.store_silence.set(since(figures.answered).unwrap_or(f64::NAN));
         gauge(&self.server_up, u64::from(figures.server_problem.is_none()));
         self.server_silence.set(since(figures.heard).unwrap_or(f64::NAN));
-        let mut text = String::with_capacity(4 << 10);
-        if let Err(error) = text::encode(&mut text, &self.registry) {
-            // Writing to a text can't fail; should a metric, the others are still of use.
-            tracing::error!(%error, "a metric can't be encoded");
-        }
-        text
+        &self.registry
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,9 +17,6 @@ use walbus::clock::{Clock, SystemClock};
 use super::http::Exported;
 use super::prefetch::Fetched;
 use super::uploads::Uploaded;
-
-/// The media type of [`Metrics::encode`]'s text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What failures are counted by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +37,11 @@ impl Kind {
         };
         Self { kind }
     }
+}
+
+/// Sets a gauge, which knows signed numbers alone.
+pub(crate) fn set(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
 }
 
 /// What the engine knows at a moment.
@@ -192,29 +194,21 @@ impl Exported for Metrics {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
-    fn encode(&self) -> String {
+    fn refreshed(&self) -> &Registry {
         let figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let gauge = |gauge: &Gauge, value: u64| {
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        };
-        gauge(&self.ready, figures.ready);
-        gauge(&self.lagging, figures.lagging);
-        gauge(&self.lag_bytes, figures.lag_bytes);
-        gauge(&self.running, figures.running);
-        gauge(&self.refused, figures.refused);
-        gauge(&self.spooled, figures.spooled);
-        gauge(&self.store_up, u64::from(figures.problem.is_none()));
+        set(&self.ready, figures.ready);
+        set(&self.lagging, figures.lagging);
+        set(&self.lag_bytes, figures.lag_bytes);
+        set(&self.running, figures.running);
+        set(&self.refused, figures.refused);
+        set(&self.spooled, figures.spooled);
+        set(&self.store_up, u64::from(figures.problem.is_none()));
         self.lag_seconds.set(figures.lag.as_secs_f64());
         let since = figures.answered.map_or(f64::NAN, |at| self.clock.monotonic().saturating_sub(at).as_secs_f64());
         self.store_silence.set(since);
         self.hits.inc_by(figures.hits.saturating_sub(self.hits.get()));
         self.misses.inc_by(figures.misses.saturating_sub(self.misses.get()));
-        let mut text = String::with_capacity(4 << 10);
-        if let Err(error) = text::encode(&mut text, &self.registry) {
-            // Writing to a text can't fail; should a metric, the others are still of use.
-            tracing::error!(%error, "a metric can't be encoded");
-        }
-        text
+        &self.registry
     }
 }
 

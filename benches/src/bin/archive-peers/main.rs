@@ -43,15 +43,7 @@ struct Args {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    // One thread: the kernel kills what was started when the thread that started it ends.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(measure(&args))?;
-    println!("{report}");
-    if let Some(path) = &args.json {
-        let json = serde_json::to_vec_pretty(&report)?;
-        std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    beyond_pg_benches::report::give(measure(&args), args.json.as_deref())
 }
 
 async fn measure(args: &Args) -> Result<Report> {
