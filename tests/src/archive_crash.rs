@@ -170,9 +170,7 @@ impl Stage {
             .await?;
         let written = cluster.scratch().folder("written")?;
         cluster.pgbench(&["--initialize", "--quiet", "--scale=1"]).await?;
-        // A checkpoint of 15.18 that follows closely on another invalidates a slot that is in use, though max_slot_wal_keep_size sets no limit;
-        // `follow` says so then, and archives nothing until a person has made a new one.
-        let follows = random.chance(1, 3) && round.lie.is_none() && round.version > 15;
+        let follows = random.chance(1, 3) && round.lie.is_none();
         let follower = if follows { Some(Follower::new(&cluster, &archiver, random.chance(1, 2)).await?) } else { None };
         let older = cluster.snapshot().await?;
         let spool = if random.chance(1, 2) { FullDisk::new(SPOOL_MB)? } else { None };

@@ -123,6 +123,8 @@ pub struct Received {
     /// All from the start up to there is stored.
     stored_end: Lsn,
     start: Lsn,
+    /// Where the slot was at the start.
+    slot: Lsn,
     flushed: Option<Lsn>,
     tail_running: bool,
     /// The tail is wanted now, whatever the interval is.
@@ -152,6 +154,7 @@ impl Received {
             found: None,
             stored_end: segment.start(size),
             start: segment.start(size),
+            slot: Lsn::INVALID,
             flushed: None,
             tail_running: false,
             is_urgent: false,
@@ -160,6 +163,11 @@ impl Received {
             next_tail: Duration::ZERO,
             deletes: VecDeque::new(),
         }
+    }
+
+    /// The slot keeps WAL from there.
+    pub const fn handle_slot(&mut self, at: Lsn) {
+        self.slot = at;
     }
 
     /// The archive has a tail of a segment to come, which has to come again.
@@ -399,6 +407,13 @@ impl Received {
     pub const fn flushed(&self) -> Option<Lsn> {
         self.flushed
     }
+
+    /// What of that may be reported: a report from before the slot would take the slot back to WAL that it does not keep, and a checkpoint that is
+    /// under way would invalidate it.
+    #[must_use]
+    pub fn reportable(&self) -> Option<Lsn> {
+        self.flushed.filter(|flushed| *flushed >= self.slot)
+    }
 }
 
 #[cfg(test)]
@@ -426,6 +441,22 @@ mod tests {
 
     fn upload(received: &mut Received, now: Duration) -> Option<Id> {
         received.poll_upload(now, &Outage::default()).map(|(id, _)| id)
+    }
+
+    #[test]
+    fn nothing_is_reported_from_before_the_slot() {
+        let mut received = received();
+        received.handle_slot(at(5, 10));
+        received.handle_wal(at(4, 0), &vec![1; MB + 10]).unwrap();
+        while let Some(id) = upload(&mut received, s(1)) {
+            assert!(received.flushed().is_none_or(|flushed| flushed < at(5, 10)) && received.reportable().is_none());
+            received.handle_uploaded(id, true);
+        }
+        assert_eq!(
+            (received.flushed(), received.reportable()),
+            (Some(at(5, 10)), Some(at(5, 10))),
+            "a server that shuts down waits for it"
+        );
     }
 
     #[test]

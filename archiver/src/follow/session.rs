@@ -177,7 +177,8 @@ impl Follow {
         }
         let first = self.answered(self.plan(cluster, known.clone())).await?;
         let history = history.filter(|_| first.timeline == known.timeline);
-        let received = self.answered(self.prepare(cluster, first, &mut client, &known, history)).await?;
+        let mut received = self.answered(self.prepare(cluster, first, &mut client, &known, history)).await?;
+        received.handle_slot(known.slot.0);
         let now = self.stow.now();
         let at = received.end();
         self.lag.handle_session(at, known.flushed, now);
@@ -404,7 +405,7 @@ impl Follow {
     /// Reports what is stored, where that has moved or it is time.
     async fn report(&self, stream: &mut CopyStream, session: &mut Session) {
         let now = self.stow.now();
-        let flushed = session.received.flushed();
+        let flushed = session.received.reportable();
         if flushed == session.reported && now < session.next_status {
             return;
         }

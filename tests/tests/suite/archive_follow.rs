@@ -201,12 +201,25 @@ async fn after_a_failover_it_goes_on_where_the_archive_ends() -> Result<()> {
     stage.cluster.kill()?;
     standby.promote().await?;
     // What is written before anybody follows, and before the place from which a slot that is made now keeps WAL.
-    standby.write_wal(2 << 20).await?;
-    standby.execute("CHECKPOINT").await?;
+    standby.write_wal(16 << 20).await?;
+    standby.execute("CHECKPOINT; SELECT pg_create_physical_replication_slot('beyond_pg_archiver', true)").await?;
+    let slot = "SELECT restart_lsn FROM pg_replication_slots";
+    let kept = standby.lsn(slot).await?;
     let mut daemon = stage.follow(&standby, "200ms").await?;
-    daemon.says("the slot begins behind the end of what is archived").await?;
     standby.write_wal(1 << 20).await?;
-    stage.stored(standby.flush_lsn().await?).await.with_context(|| daemon.log())?;
+    let last = standby.flush_lsn().await?;
+    // Slow enough to be seen at every step.
+    stage.faults.add(When::method("PUT").of(".zst"), Fault::Delay(std::time::Duration::from_millis(100)));
+    let mut least = kept;
+    eventually(DEADLINE, "the slot to come to the end", async || {
+        let at = standby.lsn(slot).await?;
+        least = least.min(at);
+        Ok((at >= last).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.log())?;
+    ensure!(least == kept, "the slot was taken back from {kept} to {least}: a checkpoint under way would invalidate it");
+    daemon.says("the slot begins behind the end of what is archived").await?;
     // Without a gap, over both timelines.
     let segments = stage.compare(&standby).await?;
     ensure!(segments.iter().any(|name| name.starts_with("00000002")), "{segments:?}");
