@@ -316,7 +316,7 @@ impl Stream {
             info!(slot = self.settings.slot, timeline = start.timeline.get(), at = %start.at, "streaming");
             let Some(receiver) = &mut self.receiver else { unreachable!("made above") };
             receiver.begin(start, self.settings.apply);
-            let stream = self.pump(stream, server.flushed).await.inspect_err(|end| {
+            let stream = self.pump(stream, &server).await.inspect_err(|end| {
                 self.later = self.start_later(start, end);
                 self.starts_later = self.later.is_some();
             })?;

@@ -178,7 +178,8 @@ impl Follow {
         let first = self.answered(self.plan(cluster, known.clone())).await?;
         let history = history.filter(|_| first.timeline == known.timeline);
         let mut received = self.answered(self.prepare(cluster, first, &mut client, &known, history)).await?;
-        received.handle_slot(known.slot.0);
+        // A server that was set back may have a slot from ahead of its own WAL.
+        received.handle_slot(known.slot.0.min(known.flushed));
         let now = self.stow.now();
         let at = received.end();
         self.lag.handle_session(at, known.flushed, now);

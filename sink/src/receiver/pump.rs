@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use walbus::Lsn;
 use walbus::disk::{self, OsDisk};
 use walbus::proto::replication::StandbyStatus;
-use walbus::receive::{Blocked, Receiver, Taken};
+use walbus::receive::{Blocked, Receiver, Server, Taken};
 use walbus::source::{CopyStream, Event, SourceError};
 
 use super::linger::Linger;
@@ -44,7 +44,10 @@ struct Waiting {
 
 /// What the pump knows besides the receiver.
 struct Pump {
+    /// Where the server's WAL ended when it was asked.
     server_end: Lsn,
+    /// Where the slot was then.
+    slot: Lsn,
     waiting: Option<Waiting>,
     /// What came while it was polled for.
     arrived: Option<Event>,
@@ -72,9 +75,12 @@ struct Pump {
 }
 
 impl Pump {
-    fn new(server_end: Lsn, settings: &Settings) -> Self {
+    fn new(server: &Server, settings: &Settings) -> Self {
+        // A server that was set back may have a slot from ahead of its own WAL.
+        let slot = server.reserved.map_or(Lsn::INVALID, |(at, _)| at.min(server.flushed));
         Self {
-            server_end,
+            server_end: server.flushed,
+            slot,
             waiting: None,
             arrived: None,
             linger: Linger::new(settings.busy_poll),
@@ -92,13 +98,19 @@ impl Pump {
             streaming: false,
         }
     }
+
+    /// What may be reported as durable. From before the slot, nothing: that would take it back to WAL which it does not keep, and a checkpoint
+    /// under way would invalidate it.
+    fn reportable(&self, at: Lsn) -> Lsn {
+        if at < self.slot { Lsn::INVALID } else { at }
+    }
 }
 
 impl Stream {
     /// Receives until the timeline ends; gives the stream back for what comes then.
-    pub(super) async fn pump(&mut self, mut stream: CopyStream, server_end: Lsn) -> Result<CopyStream, SessionEnd> {
-        let mut pump = Pump::new(server_end, &self.settings);
-        if self.receiver().ledger().is_some_and(|ledger| ledger.received() >= server_end) {
+    pub(super) async fn pump(&mut self, mut stream: CopyStream, server: &Server) -> Result<CopyStream, SessionEnd> {
+        let mut pump = Pump::new(server, &self.settings);
+        if self.receiver().ledger().is_some_and(|ledger| ledger.received() >= server.flushed) {
             // There is nothing to be sent, and silence may last.
             self.streams(&mut pump);
         }
@@ -287,8 +299,8 @@ impl Stream {
             pump.next_status = now() + interval;
             let status = StandbyStatus {
                 write: report.write,
-                flush: report.flush,
-                apply: report.apply,
+                flush: pump.reportable(report.flush),
+                apply: pump.reportable(report.apply),
                 time: self.publisher.now(),
                 reply_requested: ask,
             };

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use harness::compare::compare;
 use harness::postgres::Setup;
 use harness::sink::APPLICATION_NAME;
-use harness::{Cut, Direction, FailingSync, FullDisk, Ledger, Postgres, Proxy, Sink, StopMode, eventually};
+use harness::{Cut, DEADLINE, Direction, FailingSync, FullDisk, Ledger, Postgres, Proxy, Sink, StopMode, eventually};
 use rustix::process::Signal;
 
 /// A cluster that keeps all its WAL, in small segments.
@@ -223,5 +223,34 @@ async fn a_slow_and_distant_link_loses_nothing() -> Result<()> {
     ledger.wait_more(20).await?;
     ensure!(ledger.count() > acknowledged);
     ledger.stop().await;
+    same(&mut sink, &cluster).await
+}
+
+#[tokio::test]
+async fn a_sink_behind_its_slot_never_takes_it_back() -> Result<()> {
+    let cluster = keeping().start().await?;
+    let proxy = Proxy::to(cluster.port())?;
+    let mut sink = Sink::through(&proxy).await?;
+    sink.wait_flushed(cluster.flush_lsn().await?).await?;
+    ensure!(sink.stop().await?.success());
+    cluster.drop_slot("sink").await?;
+    cluster.write_wal(16 << 20).await?;
+    cluster.execute("CHECKPOINT; SELECT pg_create_physical_replication_slot('sink', true)").await?;
+    let slot = "SELECT restart_lsn FROM pg_replication_slots";
+    let kept = cluster.lsn(slot).await?;
+    // Each read is late, so that it comes in many steps.
+    proxy.delay(Duration::from_millis(20));
+    sink.start().await?;
+    cluster.write_wal(1 << 20).await?;
+    let last = cluster.flush_lsn().await?;
+    let mut least = kept;
+    eventually(DEADLINE, "the slot to come to the end", async || {
+        let at = cluster.lsn(slot).await?;
+        least = least.min(at);
+        Ok((at >= last).then_some(()))
+    })
+    .await?;
+    ensure!(least == kept, "the slot was taken back from {kept} to {least}: a checkpoint under way would invalidate it");
+    proxy.heal();
     same(&mut sink, &cluster).await
 }
