@@ -225,10 +225,11 @@ impl Stage {
         let is_followed = self.is_followed_alone();
         let system = self.cluster.system().await?;
         eventually(CATCH_UP, "an upload whose answer is held back", async || {
-            self.urge().await?;
-            if is_followed && hits.count() > 0 {
-                return Ok(Some(()));
+            if is_followed {
+                self.urge_follow().await?;
+                return Ok((hits.count() > 0).then_some(()));
             }
+            self.urge().await?;
             for file in self.ready()? {
                 if self.archiver.content(&self.client, system, &file).await?.is_some() {
                     return Ok(Some(()));

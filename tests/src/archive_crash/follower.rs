@@ -8,6 +8,12 @@ use crate::archiver::{Archiver, Launched};
 use crate::postgres::Postgres;
 use crate::wait::eventually;
 
+/// How long it waits for the store; a request that is left hanging holds it up for half of that.
+const TIMEOUT_SECONDS: u32 = 4;
+
+/// How much it may be behind before it is given more.
+const URGED_SEGMENTS: u64 = 4;
+
 /// One that streams from the cluster.
 #[derive(Debug)]
 pub(super) struct Follower {
@@ -25,7 +31,8 @@ impl Follower {
     pub(super) async fn new(cluster: &Postgres, archiver: &Archiver, is_alone: bool) -> Result<Self> {
         let slot = "SELECT lsn FROM pg_create_physical_replication_slot('beyond_pg_archiver', true)";
         let first = cluster.segment_size().floor(cluster.lsn(slot).await?);
-        Ok(Self { archiver: archiver.clone(), from: cluster.conninfo(), running: None, is_alone, first })
+        let archiver = archiver.clone().timeout(TIMEOUT_SECONDS);
+        Ok(Self { archiver, from: cluster.conninfo(), running: None, is_alone, first })
     }
 
     /// Starts it unless it runs.
@@ -104,12 +111,19 @@ impl Stage {
     pub(super) async fn asked(&mut self, times: u64) -> Result<()> {
         let from = self.faults.requests();
         eventually(CATCH_UP, "follow to ask the store for something", async || {
-            self.urge().await?;
+            self.urge_follow().await?;
             self.follower.as_mut().map_or(Ok(()), Follower::check)?;
             Ok((self.faults.requests() >= from + times).then_some(()))
         })
         .await
         .with_context(|| self.follower.as_ref().map(Follower::log).unwrap_or_default())
+    }
+
+    /// Sees to it that there is something for `follow` to archive, and no more than it takes: a store may hold it up for minutes.
+    pub(super) async fn urge_follow(&mut self) -> Result<()> {
+        let behind = "SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0)::int8 FROM pg_replication_slots";
+        let behind: u64 = self.cluster.value(behind).await?.parse()?;
+        if behind < URGED_SEGMENTS * self.cluster.segment_size().bytes() { self.urge().await } else { Ok(()) }
     }
 
     /// Whether nobody archives that file, `follow` being alone: what was there before its slot, and a timeline's last segment, which

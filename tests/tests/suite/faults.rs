@@ -64,7 +64,7 @@ async fn a_failed_fsync_ends_the_process() -> Result<()> {
     ledger.write(&cluster, 2);
     ledger.wait_more(20).await?;
     shim.fail()?;
-    let status = sink.process()?.wait(harness::DEADLINE).await?;
+    let status = sink.process()?.wait(DEADLINE).await?;
     let acknowledged = ledger.count();
     ensure!(!status.success(), "{status}");
     ensure!(sink.log().contains("fsync") && sink.log().contains("--data-dir"), "{}", sink.log());
@@ -104,7 +104,7 @@ async fn the_slot_has_what_was_flushed_when_it_ended() -> Result<()> {
     let end = cluster.flush_lsn().await?;
     let flushed = sink.wait_flushed(end).await?.flushed;
     ensure!(sink.stop().await?.success());
-    let slot = eventually(harness::DEADLINE, "the report of the flush", async || {
+    let slot = eventually(DEADLINE, "the report of the flush", async || {
         let at = cluster.lsn("SELECT restart_lsn FROM pg_replication_slots").await?;
         Ok((at >= end).then_some(at))
     });
@@ -159,8 +159,7 @@ async fn a_link_that_is_cut_at_any_byte() -> Result<()> {
         proxy.cut_after(Direction::ToClient, bytes, how);
         proxy.cut(Cut::Reset);
         cluster.write_wal(2 << 20).await?;
-        eventually(harness::DEADLINE, "some more connections", async || Ok((proxy.connections() > before + 1).then_some(())))
-            .await?;
+        eventually(DEADLINE, "some more connections", async || Ok((proxy.connections() > before + 1).then_some(()))).await?;
         proxy.heal();
         same(&mut sink, &cluster).await?;
     }
@@ -178,7 +177,7 @@ async fn a_corrupted_byte_is_never_acknowledged() -> Result<()> {
         proxy.corrupt(Direction::ToClient, byte);
         proxy.cut(Cut::Reset);
         cluster.write_wal(2 << 20).await?;
-        eventually(harness::DEADLINE, "another connection", async || Ok((proxy.connections() > before).then_some(()))).await?;
+        eventually(DEADLINE, "another connection", async || Ok((proxy.connections() > before).then_some(()))).await?;
         sink.wait_for("the damage to be seen, or passed by", |status| {
             status.state != "streaming" || proxy.passed(Direction::ToClient) > byte
         })
@@ -200,8 +199,7 @@ async fn a_byte_that_was_corrupted_where_wal_is_compared_is_no_divergence() -> R
     // Within what is held already and sent again.
     proxy.corrupt_once(Direction::ToClient, 30_000);
     proxy.cut(Cut::Reset);
-    eventually(harness::DEADLINE, "the damage to be seen", async || Ok(sink.log().contains("asked for once more").then_some(())))
-        .await?;
+    eventually(DEADLINE, "the damage to be seen", async || Ok(sink.log().contains("asked for once more").then_some(()))).await?;
     cluster.write_wal(1 << 20).await?;
     same(&mut sink, &cluster).await
 }
