@@ -248,7 +248,7 @@ impl<'a> Boot<'a> {
     pub(crate) fn take_live(&mut self, settings: Settings) {
         let held = std::mem::replace(&mut self.settings, settings);
         let now = &mut self.settings;
-        (now.tier, now.identity, now.pitr_target) = (held.tier, held.identity, held.pitr_target);
+        (now.tier, now.identity, now.pitr_target, now.pitr_store) = (held.tier, held.identity, held.pitr_target, held.pitr_store);
         (now.volume, now.wal_dir, now.run_dir) = (held.volume, held.wal_dir, held.run_dir);
         (now.os_user, now.bin_dir, now.pgbouncer, now.programs) = (held.os_user, held.bin_dir, held.pgbouncer, held.programs);
         (now.listen, now.port, now.health_listen) = (held.listen, held.port, held.health_listen);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   primary, timeline T                                standby
-//!   names = FIRST 1 ("name") ── WAL ────────────────▶ application_name = name
+//!   names = FIRST 1 ("name:copy") ── WAL ───────────▶ application_name = name:copy
 //!   sees it in step, twice ──▶ row of beyond_pg.ha ──▶ replayed: "nothing acknowledged on T is missing here"
 //!        ✗ lost                                          promote: that row is there ──▶ timeline T + 1, without a standby
 //!   comes back, asks its peers ◀──── /ha: primary on T + 1 ──┘
@@ -12,6 +12,10 @@
 //!
 //! Why a row: it is WAL itself. What a standby has replayed says that all before it is there as well; that commits after it wait for the
 //! standby is what the primary saw before it wrote the row. No clock and no network has a part in that.
+//!
+//! Why a copy has a name of its own: two standbys under one name, as when one is replaced by the other, would acknowledge commits in each other's
+//! place, and the row of the first would speak for the second, whose copy of the database has it as well. Commits wait for one copy, and the
+//! row is that copy's.
 
 mod conninfo;
 mod control;
@@ -37,6 +41,21 @@ pub fn synchronous_names(standby: Option<&str>, sink: Option<&str>) -> String {
         (Some(one), None) | (None, Some(one)) => format!("FIRST 1 (\"{one}\")"),
         (Some(standby), Some(sink)) => format!("FIRST 2 (\"{standby}\", \"{sink}\")"),
     }
+}
+
+/// How long the name of a pair may be: with that of a copy it is an `application_name`, which Postgres cuts off at 63 bytes.
+pub const NAME_BYTES_MAX: usize = 54;
+
+/// The name of one copy of a pair's standby.
+#[must_use]
+pub fn copy_name(pair: &str, copy: &str) -> String {
+    format!("{pair}:{copy}")
+}
+
+/// Whether a standby of this name is of the pair: one of its copies, or a server that nobody gave a name of its own.
+#[must_use]
+pub fn is_of_pair(name: &str, pair: &str) -> bool {
+    name.strip_prefix(pair).is_some_and(|copy| copy.is_empty() || copy.starts_with(':'))
 }
 
 /// The layer in which a primary does without its standby: after it was promoted, until it has one again.
@@ -89,17 +108,27 @@ pub fn pool_settings(primary: Option<&Endpoint>) -> String {
     text
 }
 
-/// What a primary is asked: its cluster and timeline, and how the standby of this name is.
+/// What a primary is asked: its cluster and timeline, and how the pair's standby is: the copy that commits wait for, or another where that is
+/// away.
 #[must_use]
-pub fn primary_sql(standby: Option<&str>) -> String {
-    let name = crate::sql::literal(standby.unwrap_or_default());
+pub fn primary_sql(pair: Option<&str>, copy: Option<&str>) -> String {
+    let literal = |text: Option<&str>| crate::sql::literal(text.unwrap_or_default());
+    let (name, copies, held) = (literal(pair), crate::sql::literal(&copy_name(pair.unwrap_or_default(), "")), literal(copy));
     format!(
-        "select (select system_identifier from pg_control_system()), {TIMELINE_SQL}, s.sync_state, s.caught_up \
-         from (select 1) as one left join lateral (select sync_state, \
+        "select (select system_identifier from pg_control_system()), {TIMELINE_SQL}, s.application_name, s.sync_state, s.caught_up \
+         from (select 1) as one left join lateral (select application_name, sync_state, \
          pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn) < 16777216 as caught_up from pg_stat_replication \
-         where application_name = {name} and state = 'streaming' order by sync_state <> 'sync' limit 1) as s on true"
+         where (application_name = {name} or starts_with(application_name, {copies})) and state = 'streaming' \
+         order by application_name <> {held}, sync_state <> 'sync', caught_up desc nulls last limit 1) as s on true"
     )
 }
+
+/// What shows that commits wait for a standby, asked in a session of its own: a new one has the configuration that the server has told all its
+/// processes to read.
+pub const NAMES_SQL: &str = "show synchronous_standby_names";
+
+/// Comes back when the checkpointer, which tells all others whether commits wait, has read its configuration.
+pub const SETTLE_SQL: &str = "checkpoint";
 
 /// The timeline that a primary writes.
 pub const TIMELINE_SQL: &str = "('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int";
@@ -112,13 +141,13 @@ pub const STANDBY_SQL: &str = "select (select system_identifier from pg_control_
      (select status from pg_stat_wal_receiver), coalesce(pg_last_wal_replay_lsn()::text, ''), \
      coalesce(pg_last_xact_replay_timestamp()::text, 'none'), to_regclass('beyond_pg.ha') is not null";
 
-/// Whether the primary has seen the standby in step on this timeline, as far as it has replayed.
+/// Whether the primary has seen this copy of the standby in step on this timeline, as far as that has replayed.
 #[must_use]
 pub fn in_step_sql(standby: &str, timeline: u32) -> String {
     format!("select 1 from beyond_pg.ha where standby = {} and timeline = {timeline}", crate::sql::literal(standby))
 }
 
-/// Notes that the standby is in step. Once a timeline.
+/// Notes that this copy of the standby is in step, and no other. Once a timeline.
 #[must_use]
 pub fn record_sql(standby: &str, timeline: u32) -> String {
     let name = crate::sql::literal(standby);
@@ -138,6 +167,13 @@ pub const FORGET_SQL: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_of_a_standby_are_of_its_pair() {
+        assert!(is_of_pair("twin", "twin") && is_of_pair(&copy_name("twin", "0a"), "twin"));
+        assert!(!is_of_pair("twins", "twin") && !is_of_pair("twin", "twins") && !is_of_pair("twi:n", "twin"));
+        assert_eq!(copy_name(&"n".repeat(NAME_BYTES_MAX), "01234567").len(), 63);
+    }
 
     #[test]
     fn commits_wait_for_each_that_is_named() {

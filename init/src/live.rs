@@ -9,7 +9,7 @@ use crate::engine::{Asked, Stopped, Talk};
 use crate::settings::{Settings, SinkPolicy, Tier};
 use crate::status::{DiskStatus, SinkStatus};
 use crate::supervise::{Child, Moment};
-use crate::volume::{space, write_durably};
+use crate::volume::{remove_durably, space, write_durably};
 
 mod disk;
 mod ha;
@@ -111,7 +111,10 @@ impl Live {
             self.due.disk = now + DISK;
             self.look_at_disk(boot)?;
         }
-        if self.due.sink <= now && boot.settings.wal_sink.is_some() && boot.settings.tier == Tier::Primary {
+        if boot.settings.wal_sink.is_none() {
+            // The layer of one that was away is gone with the setting.
+            (self.sink, self.alarms.sink) = (SinkWatch::new(boot.settings.wal_sink_delay, false), None);
+        } else if self.due.sink <= now && boot.settings.tier == Tier::Primary {
             self.due.sink = now + SINK;
             self.look_at_sink(boot)?;
         }
@@ -129,7 +132,8 @@ impl Live {
             self.due.metadata = now + boot.settings.lookup.metadata_interval;
             self.look_at_metadata(boot)?;
         }
-        boot.engine.board.alarms = self.alarms.all().into_iter().chain(self.pair.alarms.iter().cloned()).collect();
+        boot.engine.board.alarms =
+            self.alarms.all().into_iter().chain(self.pair.alarms.iter().cloned()).chain(boot.archive_alarm()).collect();
         let next = [self.due.disk, self.due.metadata, self.due.pending, self.due.probe, self.due.sink, self.pair.due]
             .into_iter()
             .filter(|due| *due > now)
@@ -241,10 +245,7 @@ impl Live {
                     "sink",
                     "the WAL sink is away: commits no longer wait for it, and are lost with this host until it is back",
                 );
-                let names = crate::ha::synchronous_names(boot.settings.ha_standby.as_deref(), None);
-                let text =
-                    format!("# The WAL sink is away. Taken back when it has caught up.\nsynchronous_standby_names = '{names}'\n");
-                set_layer(boot, SINK_LAYER, Some(&text))
+                boot.write_sink_layer().and_then(|_| apply_layers(boot))
             }
             Some(Change::Restore) => {
                 boot.engine.log().info("sink", "the WAL sink has caught up: commits wait for it again");
@@ -331,10 +332,14 @@ fn set_layer(boot: &Boot<'_>, name: &str, text: Option<&str>) -> Result<()> {
             write_durably(&path, text.as_bytes(), 0o600, boot.owner())?;
         }
         None => {
-            std::fs::remove_file(&path).ok();
-            crate::volume::sync_folder(&boot.layout.conf)?;
+            remove_durably(&path)?;
         }
     }
+    apply_layers(boot)
+}
+
+/// Has Postgres read what was written.
+fn apply_layers(boot: &Boot<'_>) -> Result<()> {
     // Without a standby, who commits wait for is said there as well.
     boot.write_ha_layer()?;
     boot.engine.hup(Child::Postgres);

@@ -158,7 +158,7 @@ mod tests {
 
     fn names(values: &[(&str, &str)], held: Held) -> Vec<&'static str> {
         let settings = Settings::resolve(&[Source::new(Origin::Environment, values.iter().copied())]).unwrap();
-        steps(&settings, &tier::plan(&settings), held).iter().map(|step| step.step).collect()
+        steps(&settings, &tier::plan(&settings, None), held).iter().map(|step| step.step).collect()
     }
 
     const CLUSTER: Held = Held { cluster: Some(18), target_is_done: false, is_fork: false, is_pid_1: false };

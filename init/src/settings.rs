@@ -24,6 +24,9 @@ pub use passed::Program;
 use reader::Reader;
 pub use table::{Applies, Name, TABLE, row};
 
+/// The setting of the store that WAL is archived to: the archiver's own.
+pub const ARCHIVE_STORE: &str = "BEYOND_PG_ARCHIVE_STORE";
+
 /// What an instance is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -150,6 +153,8 @@ pub struct Settings {
     pub primary_conninfo: Option<Secret>,
     /// `BEYOND_PG_PITR_TARGET`
     pub pitr_target: Option<PitrTarget>,
+    /// `BEYOND_PG_PITR_STORE`.
+    pub pitr_store: Option<String>,
     /// `BEYOND_PG_IDENTITY`
     pub identity: Option<String>,
     /// `BEYOND_PG_MEMORY_MB`
@@ -277,7 +282,13 @@ impl Settings {
     /// Whether there is an archive to push WAL to.
     #[must_use]
     pub fn has_archive(&self) -> bool {
-        self.passed.contains_key("BEYOND_PG_ARCHIVE_STORE")
+        self.archive_store().is_some()
+    }
+
+    /// The archive that WAL is pushed to.
+    #[must_use]
+    pub fn archive_store(&self) -> Option<&str> {
+        self.passed.get(ARCHIVE_STORE).map(Secret::reveal)
     }
 
     fn read(reader: &mut Reader) -> Option<Self> {
@@ -305,11 +316,12 @@ impl Settings {
             wal_sink_token_file: reader.optional("BEYOND_PG_WAL_SINK_TOKEN_FILE", parse::path),
             wal_sink_client_cert: reader.optional("BEYOND_PG_WAL_SINK_CLIENT_CERT", parse::path),
             wal_sink_client_key: reader.optional("BEYOND_PG_WAL_SINK_CLIENT_KEY", parse::path),
-            ha_standby: reader.optional("BEYOND_PG_HA_STANDBY", parse::plain_name),
+            ha_standby: reader.optional("BEYOND_PG_HA_STANDBY", parse::pair_name),
             peers: reader.optional("BEYOND_PG_PEERS", parse::peers).unwrap_or_default(),
             primary_slot: reader.optional("BEYOND_PG_PRIMARY_SLOT", parse::slot),
             primary_conninfo: reader.optional("BEYOND_PG_PRIMARY_CONNINFO", parse::text).map(Secret::new),
             pitr_target: reader.optional("BEYOND_PG_PITR_TARGET", parse::pitr_target),
+            pitr_store: reader.optional("BEYOND_PG_PITR_STORE", parse::store),
             identity: reader.optional("BEYOND_PG_IDENTITY", |text| parse::text(text).filter(|text| text.len() <= 200)),
             memory_mb: reader.optional("BEYOND_PG_MEMORY_MB", |text| parse::count(text, 64, 4 << 20)),
             cpus: reader.optional("BEYOND_PG_CPUS", |text| parse::count(text, 1, 512)?.try_into().ok()),
@@ -393,8 +405,8 @@ impl Settings {
             "BEYOND_PG_PITR_TARGET is for a primary: a replica follows its primary. Leave it, or set BEYOND_PG_TIER = primary",
         );
         say(
-            self.tier == Tier::Primary && self.pitr_target.is_some() && !self.has_archive(),
-            "BEYOND_PG_PITR_TARGET needs BEYOND_PG_ARCHIVE_STORE: the archive that WAL is restored from",
+            self.tier == Tier::Primary && self.pitr_target.is_some() && self.pitr_store.is_none() && !self.has_archive(),
+            "BEYOND_PG_PITR_TARGET needs BEYOND_PG_PITR_STORE or BEYOND_PG_ARCHIVE_STORE: the archive that WAL is restored from",
         );
         say(
             self.tier == Tier::Sink

@@ -63,15 +63,18 @@ pub struct TierPlan {
     pub parameters: Vec<Parameter>,
 }
 
-/// What follows from these settings.
+/// What follows from these settings. `standby` is the name of one copy of the pair's standby ([`ha::copy_name`]), where it is known: on a primary
+/// the one that commits wait for, on a standby its own.
 #[must_use]
-pub fn plan(settings: &Settings) -> TierPlan {
+pub fn plan(settings: &Settings, standby: Option<&str>) -> TierPlan {
     if settings.tier == Tier::Sink {
         let programs = vec![Program::Sink];
         return TierPlan { kind: Kind::Sink, runs_postgres: false, programs, waits_for: Vec::new(), parameters: Vec::new() };
     }
     let primary = settings.tier == Tier::Primary && !settings.ephemeral;
-    let standby = settings.ha_standby.as_deref().filter(|_| primary);
+    let standby = standby.or(settings.ha_standby.as_deref()).filter(|_| settings.ha_standby.is_some());
+    let own = standby;
+    let standby = standby.filter(|_| primary);
     let sink = settings.wal_sink.as_ref().filter(|_| primary).map(|_| settings.wal_sink_name.as_str());
     let commit = if settings.ephemeral { "off" } else { "on" };
     let mut parameters = vec![
@@ -85,7 +88,7 @@ pub fn plan(settings: &Settings) -> TierPlan {
         }));
     }
     if settings.tier == Tier::Replica {
-        parameters.extend(following(settings));
+        parameters.extend(following(settings, own));
     }
     let waits_for = standby.into_iter().chain(sink).map(str::to_owned).collect();
     TierPlan { kind: kind(settings), runs_postgres: true, programs: settings.sidecars.clone(), waits_for, parameters }
@@ -102,10 +105,9 @@ fn kind(settings: &Settings) -> Kind {
     }
 }
 
-fn following(settings: &Settings) -> Vec<Parameter> {
+fn following(settings: &Settings, own: Option<&str>) -> Vec<Parameter> {
     let told = settings.primary_conninfo.as_ref().map_or("", |conninfo| conninfo.reveal());
-    let named =
-        settings.ha_standby.as_ref().and_then(|name| Some(ha::Conninfo::parse(told)?.with("application_name", name).text()));
+    let named = own.and_then(|name| Some(ha::Conninfo::parse(told)?.with("application_name", name).text()));
     let conninfo = named.unwrap_or_else(|| told.to_owned());
     vec![
         Parameter { name: "primary_conninfo".to_owned(), value: conninfo, why: "BEYOND_PG_PRIMARY_CONNINFO", secret: true },
@@ -123,7 +125,11 @@ mod tests {
     use crate::settings::{Origin, Source};
 
     fn of(values: &[(&str, &str)]) -> TierPlan {
-        plan(&Settings::resolve(&[Source::new(Origin::Environment, values.iter().copied())]).unwrap())
+        plan(&resolved(values), None)
+    }
+
+    fn resolved(values: &[(&str, &str)]) -> Settings {
+        Settings::resolve(&[Source::new(Origin::Environment, values.iter().copied())]).unwrap()
     }
 
     fn value(plan: &TierPlan, name: &str) -> Option<String> {
@@ -169,6 +175,16 @@ mod tests {
         assert_eq!(value(&replica, "synchronous_standby_names").as_deref(), Some(""));
         assert!(replica.waits_for.is_empty());
         assert!(replica.parameters.iter().any(|one| one.secret && one.name == "primary_conninfo"));
+    }
+
+    #[test]
+    fn commits_wait_for_one_copy_of_the_standby() {
+        let names = |values: &[_], copy| value(&plan(&resolved(values), Some(copy)), "synchronous_standby_names");
+        assert_eq!(names(&[STANDBY], "b:1").as_deref(), Some("FIRST 1 (\"b:1\")"));
+        assert_eq!(names(&[], "b:1").as_deref(), Some(""), "without a pair there is none");
+        let replica = [("BEYOND_PG_TIER", "replica"), ("BEYOND_PG_PRIMARY_CONNINFO", "host=a"), STANDBY];
+        let conninfo = value(&plan(&resolved(&replica), Some("b:2")), "primary_conninfo");
+        assert_eq!(conninfo.as_deref(), Some("host='a' application_name='b:2'"));
     }
 
     #[test]

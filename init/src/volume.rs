@@ -90,6 +90,12 @@ pub struct Remembered {
     /// Whether the WAL sink has ever held WAL of this volume: an empty one is then none to start without.
     #[serde(default)]
     pub sink_has_wal: bool,
+    /// The store that WAL is archived to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_store: Option<String>,
+    /// The stores of the databases that this is a fork of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents_stores: Vec<String>,
     /// What a promotion has made of this standby, from the moment that it was decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promotion: Option<Promotion>,
@@ -99,6 +105,12 @@ pub struct Remembered {
     /// Whether commits do without a standby, since there has been none after the promotion.
     #[serde(default, skip_serializing_if = "is_false")]
     pub without_standby: bool,
+    /// On a primary: the copy of the standby that commits wait for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<String>,
+    /// On a standby: which copy of the primary this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<String>,
     /// Set while a former primary is turned into a standby of the present one.
     #[serde(default, skip_serializing_if = "is_false")]
     pub rejoining: bool,
@@ -172,8 +184,9 @@ impl Remembered {
         Ok(remembered)
     }
 
-    /// Forgets what it was to others as a primary: it is a standby from now on.
+    /// Forgets what it was to others, as a primary or as another copy of one: it is a standby from now on.
     pub fn begin_as_standby(&mut self) {
+        (self.standby, self.copy) = (None, None);
         (self.promotion, self.fenced, self.rejoining) = (None, None, false);
         (self.without_standby, self.in_step_noted) = (false, false);
     }
@@ -368,6 +381,19 @@ pub fn remove_folder(folder: &Path) -> Result<()> {
 /// Where fsync fails.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Removes a file for good. `true` where there was one.
+///
+/// # Errors
+/// Where it can't be removed.
+pub fn remove_durably(path: &Path) -> Result<bool> {
+    let what = || format!("remove {}", path.display());
+    match std::fs::remove_file(path) {
+        Ok(()) => sync_folder(path.parent().context("a file lies in a folder")?).map(|()| true).with_context(what),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(what),
+    }
 }
 
 /// Bytes that are free for users other than root, and all bytes.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::{Boot, SUPERUSER, check_version};
+use crate::ha::Conninfo;
 use crate::settings::Tier;
 use crate::volume::{self, Data, PostmasterPid, Remembered, look, make_folder, remove_folder, rename_durably};
 
@@ -123,16 +124,21 @@ impl Boot<'_> {
     /// On a replica: a copy of its primary, where there is none.
     pub(super) fn base(&mut self) -> Result<()> {
         if look(&self.layout)? == Data::Absent {
-            self.copy_primary()?;
-            // What an earlier folder of this volume was is over.
+            // What an earlier folder of this volume was is over, before the new one has its name.
             self.remembered.begin_as_standby();
             self.remembered.write(&self.layout)?;
+            self.copy_primary()?;
         } else if self.was_primary() {
             self.rejoin()?;
         }
         let signal = self.layout.data.join("standby.signal");
         if !signal.exists() {
             volume::write_durably(&signal, b"", 0o600, self.owner())?;
+        }
+        if self.remembered.copy.is_none() {
+            let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("make a name for this copy")?;
+            self.remembered.copy = uuid.split('-').next().map(str::to_owned);
+            self.remembered.write(&self.layout)?;
         }
         Ok(())
     }
@@ -142,10 +148,9 @@ impl Boot<'_> {
         loop {
             self.begin_folder()?;
             let folder = self.layout.data_new.display().to_string();
-            let conninfo =
-                self.settings.primary_conninfo.as_ref().context("BEYOND_PG_PRIMARY_CONNINFO is not set")?.reveal().to_owned();
-            let args = ["-D", &folder, "-d", &conninfo, "-X", "stream", "-c", "fast", "--no-password"];
-            let outcome = self.engine.run(self.of_postgres("pg_basebackup", &args)?)?;
+            let (conninfo, password) = self.primary_without_password()?;
+            let args = ["-D", &folder, "-d", &conninfo.text(), "-X", "stream", "-c", "fast", "--no-password"];
+            let outcome = self.engine.run(self.of_postgres("pg_basebackup", &args)?.envs(password))?;
             if outcome.is_success() {
                 volume::write_durably(&self.layout.data_new.join("standby.signal"), b"", 0o600, self.owner())?;
                 return self.name_folder();
@@ -158,6 +163,14 @@ impl Boot<'_> {
             self.engine.pause_whole(wait)?;
             wait = (wait * 2).min(Duration::from_secs(15));
         }
+    }
+
+    /// How the primary is reached, and the password for the environment: arguments are for everybody to read.
+    pub(super) fn primary_without_password(&self) -> Result<(Conninfo, Option<(String, String)>)> {
+        let conninfo = self.settings.primary_conninfo.as_ref().context("BEYOND_PG_PRIMARY_CONNINFO is not set")?;
+        let (conninfo, password) =
+            Conninfo::parse(conninfo.reveal()).context("BEYOND_PG_PRIMARY_CONNINFO does not parse")?.without("password");
+        Ok((conninfo, password.map(|password| ("PGPASSWORD".to_owned(), password))))
     }
 
     /// An empty `data.new`; what an earlier boot left half-made goes.

@@ -6,8 +6,10 @@ use anyhow::{Result, bail};
 
 use super::Boot;
 use crate::account::Account;
+use crate::live::SINK_LAYER;
+use crate::settings::Tier;
 use crate::supervise::Notch;
-use crate::volume::{Layout, make_folder_within, rename_durably, write_durably};
+use crate::volume::{Layout, make_folder_within, remove_durably, rename_durably, write_durably};
 
 /// The line of ours in `postgresql.conf`.
 const INCLUDE: &str = "include_dir = 'conf.d'";
@@ -16,7 +18,7 @@ const INCLUDE: &str = "include_dir = 'conf.d'";
 const ASIDE: &str = "set-aside";
 
 /// Names of the layers that are ours.
-const OURS: [&str; 6] = ["10-fixed.conf", "20-tuning.conf", "30-tier.conf", "40-disk.conf", "50-sink.conf", crate::ha::LAYER];
+const OURS: [&str; 6] = ["10-fixed.conf", "20-tuning.conf", "30-tier.conf", "40-disk.conf", SINK_LAYER, crate::ha::LAYER];
 
 /// Settings that no Postgres knows, by which `recover` and `restore` keep it from starting on what they have not ended, and what ends it.
 const GUARDS: [(&str, &str); 2] = [
@@ -34,11 +36,8 @@ const GUARDS: [(&str, &str); 2] = [
 impl Boot<'_> {
     /// Writes our layers, where they have changed.
     pub(super) fn config(&mut self) -> Result<()> {
+        self.remember_store()?;
         self.write_layers()?;
-        if self.settings.wal_sink.is_none() {
-            // Of a sink that there was.
-            std::fs::remove_file(self.layout.conf.join("50-sink.conf")).ok();
-        }
         let (layout, account) = (self.layout.clone(), self.account.clone());
         self.engine.on_set_aside(Box::new(move |notch| set_aside_notch(&layout, account.as_ref(), notch).unwrap_or_default()));
         Ok(())
@@ -51,10 +50,24 @@ impl Boot<'_> {
         make_folder_within(&self.layout.conf, 0o700, owner)?;
         include_layers(&self.layout.data, owner)?;
         let mut changed = self.write_ha_layer()?;
+        if self.layout.conf.join(SINK_LAYER).exists() {
+            changed |= self.write_sink_layer()?;
+        }
         for file in files {
             changed |= write_durably(&self.place_of(&file), file.text.as_bytes(), 0o600, owner)?;
         }
         Ok(changed)
+    }
+
+    /// Writes the layer that has commits not wait for the sink: with who they wait for still. Without a sink there is none.
+    pub(crate) fn write_sink_layer(&self) -> Result<bool> {
+        let path = self.layout.conf.join(SINK_LAYER);
+        if self.settings.wal_sink.is_none() || self.settings.tier != Tier::Primary {
+            return remove_durably(&path);
+        }
+        let names = crate::ha::synchronous_names(self.standby_name().as_deref(), None);
+        let text = format!("# The WAL sink is away. Taken back when it has caught up.\nsynchronous_standby_names = '{names}'\n");
+        write_durably(&path, text.as_bytes(), 0o600, self.owner())
     }
 
     /// Whether Postgres takes all of its configuration; what of the user's it does not take is set aside.

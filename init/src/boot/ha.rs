@@ -11,7 +11,7 @@ use crate::ha::{self, Answer, Control, Endpoint, HaStatus, Own, PeerStatus, Role
 use crate::settings::{PoolTarget, Tier};
 use crate::sql::Rows;
 use crate::supervise::Child;
-use crate::volume::{Fenced, Promotion, sync_folder, write_durably};
+use crate::volume::{Fenced, Promotion, remove_durably, write_durably};
 
 /// How long a peer may take to answer.
 const PEER: Duration = Duration::from_millis(500);
@@ -24,6 +24,17 @@ impl Boot<'_> {
         let settings = &self.settings;
         settings.tier != Tier::Sink
             && (settings.ha_standby.is_some() || !settings.peers.is_empty() || self.remembered.promotion.is_some())
+    }
+
+    /// The name of one copy of the pair's standby: on a primary the one that commits wait for, on a standby its own. The pair's, where none is
+    /// known.
+    pub(crate) fn standby_name(&self) -> Option<String> {
+        let pair = self.settings.ha_standby.as_ref()?;
+        let held = match self.settings.tier {
+            Tier::Replica => self.remembered.copy.as_ref().map(|copy| ha::copy_name(pair, copy)),
+            Tier::Primary | Tier::Sink => self.remembered.standby.clone().filter(|name| ha::is_of_pair(name, pair)),
+        };
+        Some(held.unwrap_or_else(|| pair.clone()))
     }
 
     /// Decides what this server is: what the settings say, unless a promotion has made it the primary since, or another is it.
@@ -211,11 +222,7 @@ impl Boot<'_> {
             let text = ha::layer(sink.map(|_| settings.wal_sink_name.as_str()));
             return write_durably(&path, text.as_bytes(), 0o600, self.owner());
         }
-        match std::fs::remove_file(&path) {
-            Ok(()) => sync_folder(&self.layout.conf).map(|()| true).context("remove a layer"),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("remove {}", path.display())),
-        }
+        remove_durably(&path)
     }
 
     /// Where PgBouncer sends to, if not to this machine's server.
@@ -262,7 +269,7 @@ impl Boot<'_> {
         let server = self.server("postgres");
         let mut talk = self.engine.open(&server, ANSWER)?;
         let until = self.engine.now() + REPLAY;
-        let Some(name) = self.settings.ha_standby.clone() else {
+        let Some(name) = self.standby_name() else {
             let standby = self.look_as_standby(&mut talk, None)?;
             let mut reasons = self.rivals(&standby)?;
             reasons.push(format!(

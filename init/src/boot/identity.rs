@@ -35,10 +35,13 @@ impl Boot<'_> {
             self.fork = true;
             self.remembered.cleared = self.free(&parent)?;
             self.remembered.sink_has_wal = false;
+            let store = self.remembered.archive_store.take();
+            self.remembered.parents_stores.extend(store);
             self.engine.board.cleared = self.remembered.cleared.clone();
         }
         self.remembered.identity = Some(own);
-        self.remembered.write(&self.layout)
+        self.remembered.write(&self.layout)?;
+        self.remember_store()
     }
 
     /// Cuts the ties, and says which there were.

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::programs::own;
 use super::{ANSWER, Boot};
 use crate::engine::Spec;
-use crate::settings::{PitrTarget, Program};
+use crate::settings::{ARCHIVE_STORE, PitrTarget, Program};
 
 /// The longest pause between two attempts to reach what is away.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
@@ -142,14 +142,58 @@ impl Boot<'_> {
         self.engine.run(spec)
     }
 
-    /// What the archiver is told, wherever it is run.
+    /// What the archiver is told, wherever it is run. As long as there is a target to recover to, its store is the one to recover from, and nothing
+    /// is archived.
     pub(crate) fn archive_environment(&self) -> Vec<(String, String)> {
+        let from = self.settings.pitr_store.clone().filter(|_| self.has_open_target());
         let passed = self.settings.passed(Program::Archiver).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let passed = passed.filter(|(name, _)| from.is_none() || name != ARCHIVE_STORE);
+        let passed = passed.chain(from.clone().map(|store| (ARCHIVE_STORE.to_owned(), store)));
         // Credentials of object stores come by names that are not ours.
         let foreign =
             std::env::vars().filter(|(name, _)| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix)));
         passed.chain(foreign).collect()
     }
+}
+
+impl Boot<'_> {
+    /// Whether WAL is archived: there is a store, and it is not the one of the database that this is a fork of. Both have one system identifier,
+    /// and the timelines that they begin have the same numbers: what one has archived, the other would be refused.
+    pub(crate) fn archives(&self) -> bool {
+        let remembered = &self.remembered;
+        let own = remembered.archive_store.iter().filter(|_| self.is_fork());
+        self.settings
+            .archive_store()
+            .is_some_and(|store| !remembered.parents_stores.iter().chain(own).any(|held| held == plain_store(store)))
+    }
+
+    /// Notes the store that is archived to, for a fork of this volume.
+    pub(super) fn remember_store(&mut self) -> Result<()> {
+        // Until a fork is freed, what is noted is its parent's.
+        let Some(store) =
+            self.settings.archive_store().filter(|_| self.archives() && !self.is_fork()).map(|store| plain_store(store).to_owned())
+        else {
+            return Ok(());
+        };
+        if self.remembered.archive_store.as_ref() == Some(&store) {
+            return Ok(());
+        }
+        self.remembered.archive_store = Some(store);
+        self.remembered.write(&self.layout)
+    }
+
+    /// Why nothing is archived though there is a store.
+    pub(crate) fn archive_alarm(&self) -> Option<String> {
+        let store = self.settings.archive_store().filter(|_| !self.archives())?;
+        Some(format!(
+            "nothing is archived: BEYOND_PG_ARCHIVE_STORE={store} is the archive of the database that this is a fork of. Give it a prefix of its own;              to recover from it alone there is BEYOND_PG_PITR_STORE"
+        ))
+    }
+}
+
+/// A store's URL, as it is compared.
+fn plain_store(store: &str) -> &str {
+    store.trim_end_matches('/')
 }
 
 /// What `recover` says of a sink that has not received anything.

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Boot;
-use crate::ha::Conninfo;
-use crate::volume::write_durably;
+use crate::volume::{self, write_durably};
 
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
@@ -21,10 +20,11 @@ impl Boot<'_> {
     ///
     /// Remembered before it begins: a folder that was rewound by half is no primary's any more.
     pub(super) fn rejoin(&mut self) -> Result<()> {
-        self.remembered.rejoining = true;
+        (self.remembered.rejoining, self.remembered.copy) = (true, None);
         self.remembered.write(&self.layout)?;
-        let conninfo = self.settings.primary_conninfo.as_ref().context("BEYOND_PG_PRIMARY_CONNINFO is not set")?;
-        let mut conninfo = Conninfo::parse(conninfo.reveal()).context("BEYOND_PG_PRIMARY_CONNINFO does not parse")?;
+        // Of an earlier attempt that came as far as that: the recovery that pg_rewind begins with is none of a standby.
+        volume::remove_durably(&self.layout.data.join("standby.signal"))?;
+        let (mut conninfo, password) = self.primary_without_password()?;
         if conninfo.value("dbname").is_none() {
             conninfo = conninfo.with("dbname", "postgres");
         }
@@ -32,7 +32,7 @@ impl Boot<'_> {
         let target = format!("--target-pgdata={}", self.layout.data.display());
         let mut wait = Duration::from_millis(500);
         loop {
-            let outcome = self.engine.run(self.of_postgres("pg_rewind", &[&target, &source])?)?;
+            let outcome = self.engine.run(self.of_postgres("pg_rewind", &[&target, &source])?.envs(password.clone()))?;
             if outcome.is_success() {
                 break;
             }

@@ -28,13 +28,13 @@ impl Boot<'_> {
             major: self.major,
         };
         let tuning = tune(&machine, floor);
-        let archiver = self.settings.has_archive().then(|| own(&self.settings, Program::Archiver)).transpose()?;
+        let archiver = self.archives().then(|| own(&self.settings, Program::Archiver)).transpose()?;
         let own_account = account::of_uid(rustix::process::geteuid().as_raw(), &account::passwd());
         let own_name = own_account.map(|account| account.name).unwrap_or_default();
         let files = conf::render(&Inputs {
             settings: &self.settings,
             tuning: &tuning,
-            tier: &tier::plan(&self.settings),
+            tier: &tier::plan(&self.settings, self.standby_name().as_deref()),
             major: self.major,
             run: &self.layout.run,
             os_name: &self.os_name(),

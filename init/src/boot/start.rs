@@ -101,6 +101,7 @@ impl Boot<'_> {
     pub(super) fn sidecars(&mut self) -> Result<()> {
         for program in self.settings.sidecars.clone() {
             let child = match program {
+                Program::Archiver if !self.archives() => continue,
                 Program::Archiver => Child::Archiver,
                 Program::Cdc => Child::Cdc,
                 Program::Sink => continue,

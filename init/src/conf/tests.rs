@@ -9,7 +9,7 @@ use crate::{ha, tier};
 fn rendered(values: &[(&str, &str)], major: u32, archiver: Option<&str>) -> Vec<RenderedFile> {
     let settings = Settings::resolve(&[Source::new(Origin::Environment, values.iter().copied())]).unwrap();
     let tuning = tune(&Machine::new(16 << 30, 4, major), Floor::default());
-    let plan = tier::plan(&settings);
+    let plan = tier::plan(&settings, None);
     let inputs = Inputs {
         settings: &settings,
         tuning: &tuning,
@@ -119,7 +119,7 @@ fn the_pool_is_nine_tenths() {
 fn passwords_are_not_for_eyes() {
     let values = [("BEYOND_PG_TIER", "replica"), ("BEYOND_PG_PRIMARY_CONNINFO", "host=a password='it''s geheim'")];
     let settings = Settings::resolve(&[Source::new(Origin::Environment, values)]).unwrap();
-    let (tuning, plan) = (tune(&Machine::new(1 << 30, 1, 18), Floor::default()), tier::plan(&settings));
+    let (tuning, plan) = (tune(&Machine::new(1 << 30, 1, 18), Floor::default()), tier::plan(&settings, None));
     let inputs = Inputs {
         settings: &settings,
         tuning: &tuning,

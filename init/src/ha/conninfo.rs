@@ -49,6 +49,14 @@ impl Conninfo {
         self
     }
 
+    /// Without this key; and its value.
+    #[must_use]
+    pub fn without(mut self, key: &str) -> (Self, Option<String>) {
+        let value = self.value(key).map(str::to_owned);
+        self.pairs.retain(|(name, _)| name != key);
+        (self, value)
+    }
+
     /// The one server that it names.
     ///
     /// # Errors
@@ -194,6 +202,9 @@ mod tests {
     fn what_is_added_wins_and_what_is_there_stays() {
         let conninfo = Conninfo::parse(r"host=h password='a\\b\'c' application_name=old").unwrap().with("application_name", "new");
         assert_eq!(conninfo.text(), r"host='h' password='a\\b\'c' application_name='new'");
+        let (bare, password) = conninfo.clone().without("password");
+        assert_eq!((bare.text().as_str(), password.as_deref()), ("host='h' application_name='new'", Some(r"a\b'c")));
+        assert_eq!(bare.without("password").1, None);
         assert_eq!(Conninfo::parse(&conninfo.text()).unwrap(), conninfo);
     }
 

@@ -9,18 +9,21 @@ pub enum Seen {
     CaughtUp,
     /// It streams, and is far behind.
     Behind,
+    /// Another copy than the one that commits wait for streams and is near, and that one does not stream.
+    Anew,
     /// Commits wait for it, and it streams.
     Synchronous,
 }
 
 impl Seen {
-    /// Out of `sync_state` and whether it is near.
+    /// Out of `sync_state` and whether it is near; `is_held` where it is the copy that commits wait for.
     #[must_use]
-    pub fn of(sync_state: Option<&str>, caught_up: Option<&str>) -> Self {
+    pub fn of(is_held: bool, sync_state: Option<&str>, caught_up: Option<&str>) -> Self {
         match (sync_state, caught_up) {
             (None, _) => Self::Away,
-            (Some("sync" | "quorum"), _) => Self::Synchronous,
-            (Some(_), Some("t")) => Self::CaughtUp,
+            (Some("sync" | "quorum"), _) if is_held => Self::Synchronous,
+            (Some(_), Some("t")) if is_held => Self::CaughtUp,
+            (Some(_), Some("t")) => Self::Anew,
             (Some(_), _) => Self::Behind,
         }
     }
@@ -30,7 +33,7 @@ impl Seen {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Away => "away",
-            Self::Behind | Self::CaughtUp => "behind",
+            Self::Behind | Self::CaughtUp | Self::Anew => "behind",
             Self::Synchronous => "in step",
         }
     }
@@ -39,7 +42,7 @@ impl Seen {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Have commits wait for it again.
+    /// Have commits wait for this copy.
     Hold,
     /// Note in the database that it is in step.
     Record,
@@ -49,6 +52,8 @@ pub enum Order {
 #[derive(Clone, Copy, Debug)]
 pub struct StandbyWatch {
     released: bool,
+    /// Whether they were before the last [`Order::Hold`].
+    was_released: bool,
     in_a_row: u8,
     recorded: bool,
 }
@@ -61,7 +66,7 @@ impl StandbyWatch {
     /// A watch; `released` where commits do not wait, after a promotion.
     #[must_use]
     pub const fn new(released: bool) -> Self {
-        Self { released, in_a_row: 0, recorded: false }
+        Self { released, was_released: released, in_a_row: 0, recorded: false }
     }
 
     /// Whether commits do not wait for it.
@@ -73,10 +78,8 @@ impl StandbyWatch {
     /// A look.
     pub fn handle_seen(&mut self, seen: Seen) -> Option<Order> {
         match seen {
-            Seen::CaughtUp if self.released => {
-                (self.released, self.in_a_row) = (false, 0);
-                Some(Order::Hold)
-            }
+            Seen::CaughtUp if self.released => Some(self.hold()),
+            Seen::Anew => Some(self.hold()),
             Seen::Synchronous if !self.released && !self.recorded => {
                 self.in_a_row += 1;
                 self.recorded = self.in_a_row == LOOKS;
@@ -90,10 +93,16 @@ impl StandbyWatch {
         }
     }
 
+    const fn hold(&mut self) -> Order {
+        self.was_released = self.released;
+        (self.released, self.in_a_row, self.recorded) = (false, 0, false);
+        Order::Hold
+    }
+
     /// The order could not be carried out: it comes again.
     pub const fn handle_failed(&mut self, order: Order) {
         match order {
-            Order::Hold => self.released = true,
+            Order::Hold => self.released = self.was_released,
             Order::Record => (self.recorded, self.in_a_row) = (false, 0),
         }
     }
@@ -126,11 +135,25 @@ mod tests {
     }
 
     #[test]
+    fn another_copy_takes_its_place_and_is_noted_anew() {
+        let mut watch = StandbyWatch::new(false);
+        assert_eq!([Seen::Synchronous; 3].map(|seen| watch.handle_seen(seen)), [None, None, Some(Order::Record)]);
+        assert_eq!(watch.handle_seen(Seen::Anew), Some(Order::Hold));
+        watch.handle_failed(Order::Hold);
+        assert!(!watch.is_released(), "commits have waited, and still do");
+        assert_eq!(watch.handle_seen(Seen::Anew), Some(Order::Hold));
+        assert_eq!([Seen::Synchronous; 3].map(|seen| watch.handle_seen(seen)), [None, None, Some(Order::Record)]);
+    }
+
+    #[test]
     fn what_the_server_says_is_told_apart() {
-        assert_eq!(Seen::of(None, None), Seen::Away);
-        assert_eq!(Seen::of(Some("async"), Some("f")), Seen::Behind);
-        assert_eq!(Seen::of(Some("async"), Some("t")), Seen::CaughtUp);
-        assert_eq!(Seen::of(Some("potential"), None), Seen::Behind);
-        assert_eq!(Seen::of(Some("sync"), Some("f")), Seen::Synchronous);
+        assert_eq!(Seen::of(false, None, None), Seen::Away);
+        assert_eq!(Seen::of(true, Some("async"), Some("f")), Seen::Behind);
+        assert_eq!(Seen::of(true, Some("async"), Some("t")), Seen::CaughtUp);
+        assert_eq!(Seen::of(true, Some("potential"), None), Seen::Behind);
+        assert_eq!(Seen::of(true, Some("sync"), Some("f")), Seen::Synchronous);
+        assert_eq!(Seen::of(false, Some("async"), Some("f")), Seen::Behind);
+        assert_eq!(Seen::of(false, Some("async"), Some("t")), Seen::Anew);
+        assert_eq!(Seen::of(false, Some("sync"), Some("f")), Seen::Behind);
     }
 }

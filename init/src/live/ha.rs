@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::{Live, unless_stopped};
 use crate::boot::{ANSWER, Boot, field, system_id};
@@ -81,7 +81,8 @@ impl Live {
 
     fn look_at_standby(&mut self, boot: &mut Boot<'_>) -> Result<()> {
         let name = boot.settings.ha_standby.clone();
-        let Some(rows) = self.ask(boot, &ha::primary_sql(name.as_deref()))? else { return Ok(()) };
+        let held = boot.standby_name();
+        let Some(rows) = self.ask(boot, &ha::primary_sql(name.as_deref(), held.as_deref()))? else { return Ok(()) };
         let (Some(system_id), Some(timeline)) =
             (field(&rows, 0).and_then(system_id), field(&rows, 1).and_then(|text| text.parse().ok()))
         else {
@@ -90,10 +91,11 @@ impl Live {
         let own = Own { system_id, timeline };
         self.pair.own = Some(own);
         boot.show_role(Role::Primary, own);
-        let seen = Seen::of(field(&rows, 2), field(&rows, 3));
-        if let Some(name) = &name
+        let copy = field(&rows, 2).map(str::to_owned);
+        let seen = Seen::of(copy == held, field(&rows, 3), field(&rows, 4));
+        if let (Some(name), Some(copy)) = (&name, &copy)
             && let Some(order) = self.pair.standby.handle_seen(seen)
-            && let Err(error) = unless_stopped(self.carry_out(boot, order, name, timeline))?
+            && let Err(error) = unless_stopped(self.carry_out(boot, order, copy, timeline))?
         {
             self.pair.standby.handle_failed(order);
             self.pair.alarms.push(format!("the standby {name}: {error:#}"));
@@ -115,21 +117,30 @@ impl Live {
         Ok(())
     }
 
-    fn carry_out(&mut self, boot: &mut Boot<'_>, order: Order, name: &str, timeline: u32) -> Result<()> {
+    fn carry_out(&mut self, boot: &mut Boot<'_>, order: Order, copy: &str, timeline: u32) -> Result<()> {
+        let server = boot.server("postgres");
         match order {
             Order::Hold => {
-                boot.remembered.without_standby = false;
+                (boot.remembered.without_standby, boot.remembered.standby) = (false, Some(copy.to_owned()));
                 boot.remembered.write(&boot.layout)?;
-                boot.write_ha_layer()?;
+                boot.write_layers()?;
                 boot.engine.hup(Child::Postgres);
-                boot.engine.log().info("ha", format_args!("the standby {name} has caught up: commits wait for it from now on"));
+                boot.engine.log().info("ha", format_args!("the standby {copy} has caught up: commits wait for it from now on"));
             }
             Order::Record => {
                 boot.remembered.in_step_noted = true;
                 boot.remembered.write(&boot.layout)?;
-                let server = boot.server("postgres");
-                boot.engine.ask_once(&server, &ha::record_sql(name, timeline), ANSWER)?;
-                boot.engine.log().info("ha", format_args!("the standby {name} is in step on timeline {timeline}"));
+                let rows = boot.engine.ask_once(&server, ha::NAMES_SQL, ANSWER)?;
+                let names = field(&rows, 0).unwrap_or_default();
+                if !names.contains(&format!("\"{copy}\"")) {
+                    bail!(
+                        "synchronous_standby_names is {names:?}: commits do not wait for it. A file of yours in conf.d may set it: take that out"
+                    );
+                }
+                // What commits before this may not have waited, and lies before the row; what commits after it does.
+                boot.engine.ask_once(&server, ha::SETTLE_SQL, ANSWER)?;
+                boot.engine.ask_once(&server, &ha::record_sql(copy, timeline), ANSWER)?;
+                boot.engine.log().info("ha", format_args!("the standby {copy} is in step on timeline {timeline}"));
             }
         }
         Ok(())
@@ -149,7 +160,7 @@ impl Live {
             self.talk = unless_stopped(boot.engine.open(&boot.server("postgres"), ANSWER))?.ok();
         }
         let Some(talk) = &mut self.talk else { return Ok(()) };
-        let name = boot.settings.ha_standby.clone();
+        let name = boot.standby_name();
         let Ok(look) = unless_stopped(boot.look_as_standby(talk, name.as_deref()))? else {
             self.talk = None;
             return Ok(());

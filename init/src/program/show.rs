@@ -142,7 +142,7 @@ fn read(assumed: &mut Vec<String>) -> Result<Result<Settings, Vec<Problem>>> {
 fn planned(settings: &Settings, mut assumed: Vec<String>) -> Result<Plan> {
     let layout = Layout::new(&settings.volume, settings.wal_dir.as_deref(), &settings.run_dir);
     let settings = &as_promoted(settings, &layout, &mut assumed)?;
-    let tier = tier::plan(settings);
+    let tier = tier::plan(settings, None);
     let held = held(settings, &layout)?;
     if settings.tier == Tier::Sink {
         let mut plan = plan(settings, &tier, held, None, None);

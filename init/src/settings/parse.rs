@@ -171,6 +171,17 @@ pub(super) fn plain_name(text: &str) -> Option<String> {
     (plain && (1..=NAME_BYTES_MAX).contains(&text.len())).then(|| text.to_owned())
 }
 
+/// Of a pair of servers.
+pub(super) fn pair_name(text: &str) -> Option<String> {
+    plain_name(text).filter(|name| name.len() <= crate::ha::NAME_BYTES_MAX)
+}
+
+/// The URL of a store, which the archiver takes apart.
+pub(super) fn store(text: &str) -> Option<String> {
+    let plain = !text.chars().any(|character| character.is_control() || character.is_whitespace());
+    (plain && text.contains("://")).then(|| text.to_owned())
+}
+
 /// What Postgres lets a slot be called.
 pub(super) fn slot(text: &str) -> Option<String> {
     let plain = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');

@@ -88,10 +88,11 @@ pub const TABLE: &[Name] = &[
     setting("BEYOND_PG_WAL_SINK_CLIENT_KEY", ABSOLUTE, None, Boot, "The private key of that certificate, as PEM"),
     setting(
         "BEYOND_PG_HA_STANDBY",
-        PLAIN,
+        "1 to 54 letters, digits, dots, dashes and underscores",
         None,
         Now,
-        "The synchronous standby's application_name. On the primary: commits wait for it. On the replica: the name it takes",
+        "The pair's name, the same on both. On the primary: commits wait for the standby. On the replica: what it is called, with a name for the copy \
+         that it is",
     ),
     setting(
         "BEYOND_PG_PEERS",
@@ -127,7 +128,14 @@ pub const TABLE: &[Name] = &[
         "an LSN, as in 16/B374D848, or a moment with its zone, as in 2026-11-20 14:30:00+00",
         None,
         Boot,
-        "Recover up to here, once, out of BEYOND_PG_ARCHIVE_STORE",
+        "Recover up to here, once, out of BEYOND_PG_PITR_STORE",
+    ),
+    setting(
+        "BEYOND_PG_PITR_STORE",
+        "a store's URL, as in s3://bucket/prefix",
+        None,
+        Boot,
+        "The archive that is recovered from; BEYOND_PG_ARCHIVE_STORE where it is not set. Nothing is written to it",
     ),
     setting(
         "BEYOND_PG_IDENTITY",

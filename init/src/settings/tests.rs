@@ -179,7 +179,7 @@ fn what_excludes_each_other_is_refused() {
         (&[("BEYOND_PG_HA_STANDBY", "b"), ("BEYOND_VOLUME_EPHEMERAL", "1")], "exclude each other"),
         (&[("BEYOND_PG_WAL_SINK", "https://s:8432"), ("BEYOND_VOLUME_EPHEMERAL", "on")], "exclude each other"),
         (&[("BEYOND_PG_TIER", "replica")], "needs BEYOND_PG_PRIMARY_CONNINFO"),
-        (&[("BEYOND_PG_PITR_TARGET", "0/1")], "needs BEYOND_PG_ARCHIVE_STORE"),
+        (&[("BEYOND_PG_PITR_TARGET", "0/1")], "needs BEYOND_PG_PITR_STORE or BEYOND_PG_ARCHIVE_STORE"),
         (&[("BEYOND_PG_TIER", "sink")], "needs BEYOND_PG_SINK_UPSTREAM"),
         (&[("BEYOND_PG_TLS_CERT", "/a")], "belong together"),
         (&[("BEYOND_PG_PASSWORD", "x")], "need BEYOND_PG_USER"),

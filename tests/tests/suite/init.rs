@@ -2,12 +2,13 @@
 
 mod ha;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::init::{As, Init, can_be_pid_one};
 use harness::mmds::{Mmds, MmdsFault, MmdsVersion};
-use harness::{Account, DEADLINE, FullDisk, Sink, eventually};
+use harness::{Account, DEADLINE, FullDisk, Scratch, Sink, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -286,6 +287,66 @@ async fn a_fork_beside_its_parent_takes_nothing_from_it() -> Result<()> {
     ensure!(fork.stop().await?.success());
     fork.start().await?;
     ensure!(fork.admin(&["select slot_name from pg_replication_slots"]).await? == "own");
+    Ok(())
+}
+
+/// The names of what was archived there.
+fn archived(store: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let mut folders = vec![store.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path())
+            } else {
+                names.extend(entry.file_name().into_string().ok())
+            }
+        }
+    }
+    Ok(names)
+}
+
+#[tokio::test]
+async fn a_fork_is_recovered_to_a_target_out_of_its_parents_archive_and_archives_to_its_own() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let (parents, own) = (scratch.folder("parents")?, scratch.folder("own")?);
+    let url = |folder: &Path| format!("file://{}", folder.display());
+    let mut parent = Init::new().await?;
+    parent.env("BEYOND_PG_IDENTITY", "parent").env("BEYOND_PG_ARCHIVE_STORE", &url(&parents)).start().await?;
+    let mut fork = parent.fork().await?;
+    parent.sql("create table t as select 1 as a").await?;
+    let target = parent.admin(&["select pg_current_wal_insert_lsn()"]).await?;
+    parent.sql("insert into t values (2)").await?;
+    let last = parent.admin(&["select pg_walfile_name(pg_current_wal_insert_lsn())", "select pg_switch_wal()"]).await?;
+    let last = last.lines().next().unwrap_or_default().to_owned();
+    let there = eventually(DEADLINE, "the parent's WAL to be archived", async || {
+        Ok(archived(&parents)?.iter().any(|name| name.starts_with(&last)).then_some(()))
+    });
+    there.await?;
+
+    fork.env("BEYOND_PG_IDENTITY", "fork").env("BEYOND_PG_ARCHIVE_STORE", &url(&parents)).env("BEYOND_PG_PITR_TARGET", &target);
+    let status = fork.start().await?;
+    ensure!(status["recovered"].to_string().contains(&target), "{status:#}");
+    ensure!(fork.sql("select count(*) from t").await? == "1");
+    fork.wait_for("an alarm", |status| status["alarms"].to_string().contains("nothing is archived")).await?;
+    ensure!(fork.admin(&["show archive_command"]).await? == "true");
+    fork.admin(&["select pg_switch_wal()", "checkpoint"]).await?;
+    ensure!(fork.stop().await?.success());
+
+    // With a store of its own it archives there, its timeline's history first. The parent's it never touched.
+    fork.env("BEYOND_PG_ARCHIVE_STORE", &url(&own)).env("BEYOND_PG_PITR_STORE", &url(&parents));
+    let status = fork.start().await?;
+    ensure!(!status["alarms"].to_string().contains("archived"), "{status:#}");
+    fork.admin(&["insert into t values (3)", "select pg_switch_wal()"]).await?;
+    let there = eventually(DEADLINE, "the fork's WAL to be archived", async || {
+        Ok(archived(&own)?.iter().any(|name| name.starts_with("00000002") && !name.contains("history")).then_some(()))
+    });
+    there.await?;
+    let of_parent = archived(&parents)?;
+    ensure!(!of_parent.iter().any(|name| name.starts_with("00000002")), "{of_parent:?}");
+    ensure!(fork.sql("select count(*) from t").await? == "2");
+    ensure!(parent.sql("select count(*) from t").await? == "2");
     Ok(())
 }
 

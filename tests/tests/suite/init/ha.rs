@@ -74,7 +74,8 @@ async fn a_primary_that_is_lost_loses_nothing_and_is_refused_until_it_follows() 
     let (status, log) = one.end_of(&[]).await?;
     ensure!(status.code() == Some(1) && log.contains("fenced: "), "{status} {log}");
 
-    // As the other's standby it comes back, and commits wait for it.
+    // As the other's standby it comes back, and commits wait for it; killed before, when it was rewound and that not noted.
+    std::fs::write(one.data().join("standby.signal"), "")?;
     follow(one.env("BEYOND_PG_PEERS", &two.health_address()), &two);
     one.start().await?;
     in_step(&mut one).await?;
@@ -88,6 +89,50 @@ async fn a_primary_that_is_lost_loses_nothing_and_is_refused_until_it_follows() 
     ensure!(two.stop().await?.success());
     let again = two.start().await?;
     ensure!(again["tier"] == "primary" && again["ha"]["timeline"] == 2, "{again:#}");
+    Ok(())
+}
+
+/// Whether the primary has two standbys that stream, all of its WAL sent.
+async fn both_stream(primary: &Init) -> Result<()> {
+    let sql = "select count(*) from pg_stat_replication where state = 'streaming' and flush_lsn = pg_current_wal_flush_lsn()";
+    let streaming = eventually(DEADLINE, "both to stream", async || Ok((primary.admin(&[sql]).await? == "2").then_some(())));
+    streaming.await
+}
+
+#[tokio::test]
+async fn a_standby_that_takes_anothers_place_is_in_step_when_it_is_itself() -> Result<()> {
+    let (mut one, mut two) = pair().await?;
+    let mut three = Init::new().await?;
+    three.env("BEYOND_PG_HA_STANDBY", "twin").env("BEYOND_PG_PEERS", &one.health_address());
+    follow(&mut three, &one);
+    three.start().await?;
+    both_stream(&one).await?;
+    // Its copy has the row that says of the other that it is in step.
+    let rows = three.admin(&[r"\connect postgres", "select count(*) from beyond_pg.ha"]).await?;
+    ensure!(rows.lines().last() == Some("1"), "{rows}");
+    let alarm = "has not seen this standby in step";
+    let status = three.wait_for("an alarm", |status| status["alarms"].to_string().contains(alarm)).await?;
+    ensure!(status["ha"]["in_step"] == false, "{status:#}");
+
+    // Where the first is away, commits wait for the second, and for it alone.
+    ensure!(two.stop().await?.success());
+    in_step(&mut three).await?;
+    let names = one.admin(&["show synchronous_standby_names"]).await?;
+    ensure!(names.contains("\"twin:") && names.matches("twin").count() == 1, "{names}");
+    two.start().await?;
+    both_stream(&one).await?;
+    two.wait_for("an alarm", |status| status["alarms"].to_string().contains(alarm)).await?;
+    ensure!(one.admin(&["show synchronous_standby_names"]).await? == names);
+    one.sql("create table t as select 1 as a").await?;
+
+    one.kill()?;
+    three.wait_for("the loss", |status| status["alarms"].to_string().contains("does not stream")).await?;
+    two.wait_for("the loss", |status| status["alarms"].to_string().contains("does not stream")).await?;
+    let (is_done, said) = two.promote(&[]).await?;
+    ensure!(!is_done && said.contains("has not seen this standby (twin:"), "{said}");
+    let said = promoted(&three).await?;
+    ensure!(said.contains("timeline 2"), "{said}");
+    ensure!(three.sql("select count(*) from t").await? == "1");
     Ok(())
 }
 
