@@ -198,7 +198,7 @@ impl Remembered {
     pub fn write(&self, layout: &Layout) -> Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        write_durably(&layout.state, &text, 0o644, None)?;
+        write_durably(&layout.state, &text, 0o600, None)?;
         Ok(())
     }
 }

@@ -87,6 +87,13 @@ impl Boot<'_> {
     /// `restore` proves that the target can be reached before it writes anything, and may be run again until the server starts. From then on
     /// `recovery.signal`, which the server removes when it is there, says how far it is.
     pub(super) fn pitr(&mut self) -> Result<()> {
+        if let (Some(begun), None) = (&self.remembered.pitr_begun, &self.settings.pitr_target) {
+            bail!(
+                "the volume is being recovered to {begun}, and BEYOND_PG_PITR_TARGET is not set any more: set it again, which goes on with it; or,                  before the server has replayed anything, take it back by beyond-pg-archiver restore --undo --pgdata {} and remove pitr_begun from {}",
+                self.layout.data.display(),
+                self.layout.state.display()
+            );
+        }
         let Some(target) = self.settings.pitr_target.clone().filter(|_| self.has_open_target()) else { return Ok(()) };
         let (flag, value) = match &target {
             PitrTarget::Lsn(lsn) => ("--target-lsn", lsn),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::programs::own;
 use super::{ANSWER, Boot, SUPERUSER};
-use crate::engine::{Server, Spec};
+use crate::engine::{Server, Spec, Talk};
 use crate::settings::{Program, Tier};
 use crate::sql::{identifier, literal};
 use crate::supervise::Child;
@@ -51,6 +51,7 @@ impl Boot<'_> {
     pub(super) fn roles(&mut self) -> Result<()> {
         let server = self.server("postgres");
         let mut talk = self.engine.open(&server, ANSWER)?;
+        self.ask_max_connections(&mut talk)?;
         self.engine.ask(&mut talk, LOOKUP, ANSWER)?;
         let settings = &self.settings;
         if let Some(user) = settings.user.clone() {
@@ -74,6 +75,13 @@ impl Boot<'_> {
         Ok(())
     }
 
+    /// The user may have said otherwise than the tuning. Asked in a session that is there: to begin one takes the server its time.
+    fn ask_max_connections(&mut self, talk: &mut Talk) -> Result<()> {
+        let rows = self.engine.ask(talk, "show max_connections", ANSWER)?;
+        self.max_connections = super::identity::first(&rows).parse().ok();
+        Ok(())
+    }
+
     fn password(&self) -> Result<Option<String>> {
         if let Some(password) = &self.settings.password {
             return Ok(Some(password.reveal().to_owned()));
@@ -86,9 +94,10 @@ impl Boot<'_> {
     /// Starts the pool. A port of 0 is chosen here, once.
     pub(super) fn pgbouncer(&mut self) -> Result<()> {
         self.settings.listen = free_port(self.settings.listen)?;
-        // The user may have said otherwise than the tuning.
-        let rows = self.engine.ask_once(&self.server("postgres"), "show max_connections", ANSWER)?;
-        self.max_connections = super::identity::first(&rows).parse().ok();
+        if self.max_connections.is_none() {
+            let mut talk = self.engine.open(&self.server("postgres"), ANSWER)?;
+            self.ask_max_connections(&mut talk)?;
+        }
         self.write_layers()?;
         let ini = self.layout.run.join("pgbouncer.ini").display().to_string();
         let spec = Spec::new(self.programs()?.pgbouncer.clone(), [ini], self.account.as_ref());

@@ -19,7 +19,8 @@ use crate::supervise::Moment;
 
 /// The most bytes of a request.
 const REQUEST_MAX: usize = 8192;
-/// The most connections at once; further ones wait.
+/// The most connections at once of each kind; further ones wait. Those of the health port, which everybody reaches, keep nobody from the control
+/// socket.
 const CONNECTIONS_MAX: usize = 64;
 /// How long one connection may take.
 const TIME: Duration = Duration::from_secs(5);
@@ -105,13 +106,16 @@ impl Connections {
     }
 
     pub(super) fn add_to<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
-        if self.open.len() < CONNECTIONS_MAX {
-            fds.extend(self.listeners.iter().map(|(_, listener)| PollFd::new(listener, PollFlags::IN)));
-        }
+        let with_room = self.listeners.iter().filter(|(kind, _)| self.has_room(*kind));
+        fds.extend(with_room.map(|(_, listener)| PollFd::new(listener, PollFlags::IN)));
         fds.extend(self.open.iter().map(|connection| {
             let wanted = if connection.answer.is_empty() { PollFlags::IN } else { PollFlags::OUT };
             PollFd::new(&connection.socket, wanted)
         }));
+    }
+
+    fn has_room(&self, kind: Kind) -> bool {
+        self.open.iter().filter(|connection| connection.kind == kind).count() < CONNECTIONS_MAX
     }
 
     /// When a connection has taken too long.
@@ -121,11 +125,12 @@ impl Connections {
 
     /// Takes connections, reads requests, writes answers.
     pub(super) fn serve(&mut self, now: Moment, status: &Status) -> Vec<Request> {
-        for (kind, listener) in &self.listeners {
-            while self.open.len() < CONNECTIONS_MAX {
+        for at in 0..self.listeners.len() {
+            while let Some((kind, listener)) = self.listeners.get(at).filter(|(kind, _)| self.has_room(*kind)) {
                 let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { break };
                 let (received, answer) = (Vec::new(), Vec::new());
-                self.open.push(Connection { kind: *kind, socket, received, answer, waits: false, until: now + TIME });
+                let connection = Connection { kind: *kind, socket, received, answer, waits: false, until: now + TIME };
+                self.open.push(connection);
             }
         }
         let mut asked = Vec::new();
