@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::init::Init;
-use harness::{DEADLINE, Ledger, eventually};
+use harness::{DEADLINE, Ledger, Sink, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -133,6 +133,55 @@ async fn a_standby_that_takes_anothers_place_is_in_step_when_it_is_itself() -> R
     let said = promoted(&three).await?;
     ensure!(said.contains("timeline 2"), "{said}");
     ensure!(three.sql("select count(*) from t").await? == "1");
+    Ok(())
+}
+
+/// Has commits of the server wait for this sink.
+fn with_sink(init: &mut Init, sink: &Sink) -> Result<()> {
+    init.env("BEYOND_PG_WAL_SINK", sink.url()?);
+    init.env("BEYOND_PG_WAL_SINK_CA", &sink.data().join("tls/ca.pem").display().to_string());
+    init.env("BEYOND_PG_WAL_SINK_TOKEN_FILE", &sink.data().join("token").display().to_string());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pair_with_a_sink_goes_on_with_it_after_the_promotion() -> Result<()> {
+    let (mut one, mut two) = (Init::new().await?, Init::new().await?);
+    let hosts = format!(
+        "host={},{} port={},{} user=postgres target_session_attrs=read-write",
+        one.run_dir().display(),
+        two.run_dir().display(),
+        one.port(),
+        two.port()
+    );
+    let mut sink = Sink::new(&hosts)?;
+    sink.start().await?;
+    with_sink(one.env("BEYOND_PG_HA_STANDBY", "twin").env("BEYOND_PG_PEERS", &two.health_address()), &sink)?;
+    with_sink(two.env("BEYOND_PG_HA_STANDBY", "twin").env("BEYOND_PG_PEERS", &one.health_address()), &sink)?;
+    one.start().await?;
+    one.admin(&["set synchronous_commit = local", ROLE, GRANT]).await?;
+    follow(&mut two, &one);
+    two.start().await?;
+    in_step(&mut two).await?;
+    let names = one.admin(&["show synchronous_standby_names"]).await?;
+    ensure!(names.starts_with("FIRST 2 (\"twin:") && names.ends_with("\"beyond-pg-sink\")"), "{names}");
+    let mut ledger = Ledger::create_at(&two.pool()).await?;
+    ledger.write_to(&two.pool(), 4);
+    ledger.wait_more(300).await?;
+
+    one.kill()?;
+    promoted(&two).await?;
+    // Commits wait for the sink alone, which has found the new primary by itself.
+    ledger.wait_more(300).await?;
+    ensure!(two.admin(&["show synchronous_standby_names"]).await? == "FIRST 1 (\"beyond-pg-sink\")");
+    ensure!(sink.status().await?.timeline.is_some_and(|timeline| timeline.get() == 2), "{:?}", sink.status().await?);
+    ledger.stop().await;
+    let found = ledger.verify_at(&two.pool()).await?;
+    ensure!(found.lost.is_empty() && found.acknowledged > 600, "{found:?}");
+    // A later boot of it has what the sink has.
+    two.kill()?;
+    let status = two.start().await?;
+    ensure!(status["tier"] == "primary" && status["recovered"].to_string().contains("proven"), "{status:#}");
     Ok(())
 }
 
