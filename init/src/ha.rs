@@ -52,11 +52,21 @@ pub fn copy_name(pair: &str, copy: &str) -> String {
     format!("{pair}:{copy}")
 }
 
-/// Whether a standby of this name is of the pair: one of its copies, or a server that nobody gave a name of its own.
+/// Whether a standby of this name is of the pair: one of its copies, or a server that nobody gave a name of its own. Whoever connects chooses
+/// the name: no other is written into a file.
 #[must_use]
 pub fn is_of_pair(name: &str, pair: &str) -> bool {
-    name.strip_prefix(pair).is_some_and(|copy| copy.is_empty() || copy.starts_with(':'))
+    name.strip_prefix(pair).is_some_and(|copy| copy.is_empty() || copy.strip_prefix(':').is_some_and(is_copy))
 }
+
+/// Whether this is what a copy is called: [`COPY_BYTES`] hexadecimal digits.
+#[must_use]
+pub fn is_copy(text: &str) -> bool {
+    text.len() == COPY_BYTES && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
+}
+
+/// How long the name of a copy is.
+const COPY_BYTES: usize = 8;
 
 /// The layer in which a primary does without its standby: after it was promoted, until it has one again.
 pub const LAYER: &str = "60-ha.conf";
@@ -115,10 +125,12 @@ pub fn primary_sql(pair: Option<&str>, copy: Option<&str>) -> String {
     let literal = |text: Option<&str>| crate::sql::literal(text.unwrap_or_default());
     let (name, copies, held) = (literal(pair), crate::sql::literal(&copy_name(pair.unwrap_or_default(), "")), literal(copy));
     format!(
-        "select (select system_identifier from pg_control_system()), {TIMELINE_SQL}, s.application_name, s.sync_state, s.caught_up \
+        "select (select system_identifier from pg_control_system()), {TIMELINE_SQL}, s.application_name, s.sync_state, s.caught_up, s.of_name > 1 \
          from (select 1) as one left join lateral (select application_name, sync_state, \
+         count(*) over (partition by application_name) as of_name, \
          pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn) < 16777216 as caught_up from pg_stat_replication \
-         where (application_name = {name} or starts_with(application_name, {copies})) and state = 'streaming' \
+         where (application_name = {name} or (starts_with(application_name, {copies}) \
+         and substr(application_name, length({copies}) + 1) ~ '^[0-9a-f]{{{COPY_BYTES}}}$')) and state = 'streaming' \
          order by application_name <> {held}, sync_state <> 'sync', caught_up desc nulls last limit 1) as s on true"
     )
 }
@@ -128,7 +140,7 @@ pub fn primary_sql(pair: Option<&str>, copy: Option<&str>) -> String {
 pub const NAMES_SQL: &str = "show synchronous_standby_names";
 
 /// Comes back when the checkpointer, which tells all others whether commits wait, has read its configuration.
-pub const SETTLE_SQL: &str = "checkpoint";
+pub const SETTLE_SQL: &str = "set statement_timeout = 0; checkpoint";
 
 /// The timeline that a primary writes.
 pub const TIMELINE_SQL: &str = "('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int";
@@ -170,8 +182,11 @@ mod tests {
 
     #[test]
     fn copies_of_a_standby_are_of_its_pair() {
-        assert!(is_of_pair("twin", "twin") && is_of_pair(&copy_name("twin", "0a"), "twin"));
+        assert!(is_of_pair("twin", "twin") && is_of_pair(&copy_name("twin", "0a1b2c3d"), "twin"));
         assert!(!is_of_pair("twins", "twin") && !is_of_pair("twin", "twins") && !is_of_pair("twi:n", "twin"));
+        for name in ["twin:", "twin:0a", "twin:0A1B2C3D", "twin:0a1b2c3\"", "twin:0a1b2c3d0"] {
+            assert!(!is_of_pair(name, "twin"), "{name}");
+        }
         assert_eq!(copy_name(&"n".repeat(NAME_BYTES_MAX), "01234567").len(), 63);
     }
 

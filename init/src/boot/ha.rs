@@ -37,6 +37,13 @@ impl Boot<'_> {
         Some(held.unwrap_or_else(|| pair.clone()))
     }
 
+    /// Who commits wait for at present, as our layers have it.
+    pub(crate) fn synchronous_names(&self) -> String {
+        let has_sink = self.settings.wal_sink.is_some() && !self.layout.conf.join(crate::live::SINK_LAYER).exists();
+        let sink = has_sink.then_some(self.settings.wal_sink_name.as_str());
+        ha::synchronous_names(self.standby_name().filter(|_| !self.remembered.without_standby).as_deref(), sink)
+    }
+
     /// Decides what this server is: what the settings say, unless a promotion has made it the primary since, or another is it.
     pub(super) fn decide_role(&mut self) -> Result<()> {
         if self.is_fork() {
@@ -134,7 +141,13 @@ impl Boot<'_> {
     pub(crate) fn ask_peers(&mut self) -> Result<Vec<(SocketAddr, Answer)>> {
         let mut answers = Vec::new();
         for address in self.settings.peers.clone() {
-            let answer = self.engine.ask_peer(address, PEER)?;
+            let answer = match self.engine.ask_peer(address, PEER)? {
+                // A fork has its parent's system identifier, and may be on a later timeline: it fences nobody.
+                Answer::Said(said) if matches!((&said.identity, &self.settings.identity), (Some(its), Some(own)) if its != own) => {
+                    Answer::Nothing("it has another BEYOND_PG_IDENTITY: it is a fork of this, or this one of it".to_owned())
+                }
+                answer => answer,
+            };
             let own = self.engine.board.ha.as_ref().map(|ha| ha.instance.clone());
             match &answer {
                 Answer::Said(said) if Some(&said.instance) == own.as_ref() => {}
@@ -166,7 +179,7 @@ impl Boot<'_> {
     }
 
     /// What the data folder says of its cluster; `None` where there is none.
-    fn control(&self) -> Result<Option<Control>> {
+    pub(super) fn control(&self) -> Result<Option<Control>> {
         let path = self.layout.data.join("global/pg_control");
         let file = match std::fs::read(&path) {
             Ok(file) => file,
@@ -205,6 +218,7 @@ impl Boot<'_> {
             HaStatus { instance: uuid.trim().to_owned(), ..HaStatus::default() }
         });
         (ha.role, ha.system_id, ha.timeline) = (role, own.system_id.to_string(), own.timeline);
+        ha.identity.clone_from(&self.settings.identity);
         ha.promoted = self.remembered.promotion.as_ref().and_then(|promotion| promotion.to);
     }
 
@@ -378,6 +392,10 @@ impl Boot<'_> {
         let server = self.server("postgres");
         // That its old standby was in step says nothing of this timeline.
         self.engine.ask_once(&server, ha::FORGET_SQL, ANSWER)?;
+        if self.major < 16 {
+            // pg_rewind of 15 knows of a new timeline by the checkpoint on it alone, and takes what it finds before for the same one.
+            self.engine.ask_once(&server, ha::SETTLE_SQL, ANSWER)?;
+        }
         if let Some(promotion) = &mut self.remembered.promotion {
             promotion.to = Some(to);
         }

@@ -13,8 +13,16 @@ use crate::supervise::{Child, State};
 use crate::volume::{PostmasterPid, make_folder_within};
 
 /// Settings by which a server reaches others, or waits for them.
-const TIES: [&str; 6] =
-    ["archive_command", "archive_library", "primary_conninfo", "primary_slot_name", "restore_command", "synchronous_standby_names"];
+const TIES: [&str; 8] = [
+    "archive_cleanup_command",
+    "archive_command",
+    "archive_library",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_end_command",
+    "restore_command",
+    "synchronous_standby_names",
+];
 
 impl Boot<'_> {
     /// Whether the volume is another instance's.
@@ -96,8 +104,10 @@ impl Boot<'_> {
         let mut settings = vec![
             "listen_addresses=".to_owned(),
             format!("unix_socket_directories={}", private.display()),
+            "archive_cleanup_command=".to_owned(),
             "archive_command=".to_owned(),
             "archive_library=".to_owned(),
+            "recovery_end_command=".to_owned(),
             "cron.launch_active_jobs=off".to_owned(),
             "max_logical_replication_workers=0".to_owned(),
             "primary_conninfo=".to_owned(),

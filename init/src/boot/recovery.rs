@@ -30,6 +30,14 @@ impl Boot<'_> {
                 return Ok(());
             }
             let said = outcome.said();
+            if said.contains(NOT_FOLLOWED) && self.remembered.promotion.is_some() {
+                // It follows when the server runs, and not before; of the timeline that was begun here it has nothing.
+                self.engine.log().warn(
+                    "sink_recover",
+                    format_args!("{url} has not followed the promotion yet: there is nothing in it to recover"),
+                );
+                return Ok(());
+            }
             if said.contains(EMPTY) && !self.remembered.sink_has_wal {
                 // A sink that is new: it gets its first WAL from the server that starts now.
                 self.engine.log().warn("sink_recover", format_args!("{url} holds no WAL yet, and never had any of this volume"));
@@ -64,7 +72,9 @@ impl Boot<'_> {
 
     /// A cluster that is new has nothing to recover, a fork has a history of its own, and one that goes to a target does not go to the end.
     fn recovers_from_sink(&self) -> bool {
-        self.settings.wal_sink.is_some() && !self.fresh && !self.is_fork() && !self.has_open_target()
+        // A promotion that was begun goes on from what the standby holds: all that was acknowledged.
+        let promotes = self.remembered.promotion.as_ref().is_some_and(|promotion| promotion.to.is_none());
+        self.settings.wal_sink.is_some() && !self.fresh && !self.is_fork() && !self.has_open_target() && !promotes
     }
 
     fn sink_program(&self, args: &[&str]) -> Result<Spec> {
@@ -202,6 +212,9 @@ impl Boot<'_> {
 fn plain_store(store: &str) -> &str {
     store.trim_end_matches('/')
 }
+
+/// What `recover` says of a sink that is on an earlier timeline than the folder.
+const NOT_FOLLOWED: &str = "this server was promoted and the sink did not follow";
 
 /// What `recover` says of a sink that has not received anything.
 const EMPTY: &str = "the sink holds no WAL yet";

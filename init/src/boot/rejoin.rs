@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::Boot;
 use crate::volume::{self, write_durably};
 
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// What `pg_rewind` writes into the `backup_label` that it leaves.
+const REWOUND: &str = "BACKUP METHOD: pg_rewind";
 
 impl Boot<'_> {
     /// Whether the data folder is a primary's that shall be a standby's.
@@ -22,6 +25,9 @@ impl Boot<'_> {
     pub(super) fn rejoin(&mut self) -> Result<()> {
         (self.remembered.rejoining, self.remembered.copy) = (true, None);
         self.remembered.write(&self.layout)?;
+        if self.is_rewound()? {
+            return self.end_rejoin();
+        }
         // Of an earlier attempt that came as far as that: the recovery that pg_rewind begins with is none of a standby.
         volume::remove_durably(&self.layout.data.join("standby.signal"))?;
         let (mut conninfo, password) = self.primary_without_password()?;
@@ -49,6 +55,30 @@ impl Boot<'_> {
             self.engine.pause_whole(wait)?;
             wait = (wait * 2).min(PAUSE_MAX);
         }
+        self.end_rejoin()
+    }
+
+    /// Whether `pg_rewind` has been through, and was killed while it synced, or we after it. To run it on that would have a server write on the
+    /// new timeline.
+    fn is_rewound(&mut self) -> Result<bool> {
+        let label = std::fs::read_to_string(self.layout.data.join("backup_label")).unwrap_or_default();
+        if !label.lines().any(|line| line == REWOUND) {
+            return Ok(false);
+        }
+        if !self.control()?.is_some_and(|control| control.is_in_archive_recovery) {
+            bail!(
+                "pg_rewind was killed half-way on this former primary: move {} elsewhere, and the next boot makes a new copy",
+                self.layout.data.display()
+            );
+        }
+        let outcome = self.engine.run(self.of_postgres("initdb", &["--sync-only", "-D", &self.data_arg()])?.quiet())?;
+        if !outcome.is_success() {
+            bail!("what pg_rewind has written can't be synced: {}", outcome.said());
+        }
+        Ok(true)
+    }
+
+    fn end_rejoin(&mut self) -> Result<()> {
         write_durably(&self.layout.data.join("standby.signal"), b"", 0o600, self.owner())?;
         self.remembered.begin_as_standby();
         self.engine.log().info("base", "this former primary is a standby of the present one now");

@@ -42,6 +42,9 @@ pub struct HaStatus {
     pub role: Role,
     /// Its cluster.
     pub system_id: String,
+    /// Whose database it is: a fork has the same cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// The newest timeline that it knows of.
     pub timeline: u32,
     /// Whether its server runs and is not about to end.

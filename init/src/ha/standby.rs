@@ -11,6 +11,8 @@ pub enum Seen {
     Behind,
     /// Another copy than the one that commits wait for streams and is near, and that one does not stream.
     Anew,
+    /// Two connections have the name of the copy that commits wait for: it came back before the server had missed it, or its volume was copied.
+    Twice,
     /// Commits wait for it, and it streams.
     Synchronous,
 }
@@ -34,6 +36,7 @@ impl Seen {
         match self {
             Self::Away => "away",
             Self::Behind | Self::CaughtUp | Self::Anew => "behind",
+            Self::Twice => "there twice",
             Self::Synchronous => "in step",
         }
     }
@@ -46,6 +49,8 @@ pub enum Order {
     Hold,
     /// Note in the database that it is in step.
     Record,
+    /// Take that note back: commits do not wait for it, or not for it alone.
+    Forget,
 }
 
 /// Watches the standby: [`Self::handle_seen`] with each look.
@@ -55,6 +60,8 @@ pub struct StandbyWatch {
     /// Whether they were before the last [`Order::Hold`].
     was_released: bool,
     in_a_row: u8,
+    /// Looks that have found another copy, or the same one twice.
+    odd_in_a_row: u8,
     recorded: bool,
 }
 
@@ -62,11 +69,15 @@ pub struct StandbyWatch {
 /// that has not taken it yet does not wait.
 const LOOKS: u8 = 3;
 
+/// Looks that have to find another copy in its place, or the same one twice, before that counts: longer than the server keeps a connection whose
+/// other side is gone (`wal_sender_timeout` of a pair).
+const LOOKS_ODD: u8 = 15;
+
 impl StandbyWatch {
     /// A watch; `released` where commits do not wait, after a promotion.
     #[must_use]
     pub const fn new(released: bool) -> Self {
-        Self { released, was_released: released, in_a_row: 0, recorded: false }
+        Self { released, was_released: released, in_a_row: 0, odd_in_a_row: 0, recorded: false }
     }
 
     /// Whether commits do not wait for it.
@@ -77,16 +88,21 @@ impl StandbyWatch {
 
     /// A look.
     pub fn handle_seen(&mut self, seen: Seen) -> Option<Order> {
+        let is_odd = matches!(seen, Seen::Anew | Seen::Twice);
+        self.odd_in_a_row = if is_odd { self.odd_in_a_row.saturating_add(1) } else { 0 };
         match seen {
             Seen::CaughtUp if self.released => Some(self.hold()),
-            Seen::Anew => Some(self.hold()),
+            // Nobody waits for the one before it.
+            Seen::Anew if self.released || self.odd_in_a_row >= LOOKS_ODD => Some(self.hold()),
+            Seen::CaughtUp if self.recorded => Some(self.forget()),
+            Seen::Twice if self.recorded && self.odd_in_a_row >= LOOKS_ODD => Some(self.forget()),
             Seen::Synchronous if !self.released && !self.recorded => {
                 self.in_a_row += 1;
                 self.recorded = self.in_a_row == LOOKS;
                 self.recorded.then_some(Order::Record)
             }
             Seen::Synchronous => None,
-            Seen::Away | Seen::Behind | Seen::CaughtUp => {
+            Seen::Away | Seen::Behind | Seen::CaughtUp | Seen::Anew | Seen::Twice => {
                 self.in_a_row = 0;
                 None
             }
@@ -95,8 +111,13 @@ impl StandbyWatch {
 
     const fn hold(&mut self) -> Order {
         self.was_released = self.released;
-        (self.released, self.in_a_row, self.recorded) = (false, 0, false);
+        (self.released, self.in_a_row, self.odd_in_a_row, self.recorded) = (false, 0, 0, false);
         Order::Hold
+    }
+
+    const fn forget(&mut self) -> Order {
+        (self.in_a_row, self.recorded) = (0, false);
+        Order::Forget
     }
 
     /// The order could not be carried out: it comes again.
@@ -104,6 +125,7 @@ impl StandbyWatch {
         match order {
             Order::Hold => self.released = self.was_released,
             Order::Record => (self.recorded, self.in_a_row) = (false, 0),
+            Order::Forget => self.recorded = true,
         }
     }
 }
@@ -132,16 +154,37 @@ mod tests {
         assert_eq!(watch.handle_seen(Seen::CaughtUp), Some(Order::Hold));
         assert!(!watch.is_released());
         assert_eq!(watch.handle_seen(Seen::CaughtUp), None, "the server has not taken it yet");
+        assert_eq!(StandbyWatch::new(true).handle_seen(Seen::Anew), Some(Order::Hold), "nobody waits for another");
+    }
+
+    #[test]
+    fn what_was_noted_is_taken_back_when_commits_stop_waiting_for_it_alone() {
+        let recorded = || {
+            let mut watch = StandbyWatch::new(false);
+            assert_eq!([Seen::Synchronous; 3].map(|seen| watch.handle_seen(seen)), [None, None, Some(Order::Record)]);
+            watch
+        };
+        let mut watch = recorded();
+        assert_eq!(watch.handle_seen(Seen::CaughtUp), Some(Order::Forget));
+        watch.handle_failed(Order::Forget);
+        assert_eq!([Seen::CaughtUp; 2].map(|seen| watch.handle_seen(seen)), [Some(Order::Forget), None]);
+        assert_eq!([Seen::Synchronous; 3].map(|seen| watch.handle_seen(seen)), [None, None, Some(Order::Record)]);
+        let mut watch = recorded();
+        let mut twice = || (1..=LOOKS_ODD).find_map(|look| watch.handle_seen(Seen::Twice).map(|order| (look, order)));
+        assert_eq!(twice(), Some((LOOKS_ODD, Order::Forget)));
+        assert_eq!(twice(), None, "it is taken back once");
     }
 
     #[test]
     fn another_copy_takes_its_place_and_is_noted_anew() {
         let mut watch = StandbyWatch::new(false);
         assert_eq!([Seen::Synchronous; 3].map(|seen| watch.handle_seen(seen)), [None, None, Some(Order::Record)]);
-        assert_eq!(watch.handle_seen(Seen::Anew), Some(Order::Hold));
+        let mut until_held = || (1..=LOOKS_ODD).find_map(|look| watch.handle_seen(Seen::Anew).map(|order| (look, order)));
+        assert_eq!(until_held(), Some((LOOKS_ODD, Order::Hold)), "it may have lost its connection alone");
         watch.handle_failed(Order::Hold);
         assert!(!watch.is_released(), "commits have waited, and still do");
-        assert_eq!(watch.handle_seen(Seen::Anew), Some(Order::Hold));
+        let mut until_held = || (1..=LOOKS_ODD).find_map(|look| watch.handle_seen(Seen::Anew).map(|order| (look, order)));
+        assert_eq!(until_held(), Some((LOOKS_ODD, Order::Hold)));
         assert_eq!([Seen::Synchronous; 3].map(|seen| watch.handle_seen(seen)), [None, None, Some(Order::Record)]);
     }
 

@@ -15,6 +15,9 @@ pub(super) const HA: Duration = Duration::from_secs(1);
 /// How often peers are asked of which one has not answered: each such question takes its time.
 const SILENT: Duration = Duration::from_secs(3);
 
+/// How long a checkpoint may take.
+const SETTLE: Duration = Duration::from_secs(600);
+
 /// What is known of the pair.
 #[derive(Debug)]
 pub(super) struct PairWatch {
@@ -92,7 +95,10 @@ impl Live {
         self.pair.own = Some(own);
         boot.show_role(Role::Primary, own);
         let copy = field(&rows, 2).map(str::to_owned);
-        let seen = Seen::of(copy == held, field(&rows, 3), field(&rows, 4));
+        let seen = match Seen::of(copy == held, field(&rows, 3), field(&rows, 4)) {
+            Seen::Synchronous if field(&rows, 5) == Some("t") => Seen::Twice,
+            seen => seen,
+        };
         if let (Some(name), Some(copy)) = (&name, &copy)
             && let Some(order) = self.pair.standby.handle_seen(seen)
             && let Err(error) = unless_stopped(self.carry_out(boot, order, copy, timeline))?
@@ -109,6 +115,12 @@ impl Live {
         let Some(name) = name else { return Ok(()) };
         match (seen, commits_wait) {
             (Seen::Synchronous, true) => {}
+            (Seen::CaughtUp, true) => self.pair.alarms.push(format!(
+                "the standby {name} streams, and commits do not wait for it: synchronous_standby_names is set elsewhere, by ALTER SYSTEM or a file of yours"
+            )),
+            (Seen::Twice, true) => self.pair.alarms.push(format!(
+                "two connections have the name of the standby {name}: where one is a copy of the other's volume, give it a BEYOND_PG_IDENTITY of its own"
+            )),
             (_, true) => self.pair.alarms.push(format!("the standby {name} is {}: commits wait for it", seen.name())),
             (_, false) => self.pair.alarms.push(format!(
                 "no standby {name} since the promotion: commits do not wait for one, and are lost with this host until one has caught up"
@@ -121,9 +133,14 @@ impl Live {
         let server = boot.server("postgres");
         match order {
             Order::Hold => {
+                // First of all, and in WAL before any commit that waits for this copy alone: the one before it is in step no more.
+                boot.engine.ask_once(&server, ha::FORGET_SQL, ANSWER)?;
+                let before = (boot.remembered.without_standby, boot.remembered.standby.clone());
                 (boot.remembered.without_standby, boot.remembered.standby) = (false, Some(copy.to_owned()));
-                boot.remembered.write(&boot.layout)?;
-                boot.write_layers()?;
+                if let Err(error) = boot.remembered.write(&boot.layout).and_then(|()| boot.write_layers()) {
+                    (boot.remembered.without_standby, boot.remembered.standby) = before;
+                    return Err(error);
+                }
                 boot.engine.hup(Child::Postgres);
                 boot.engine.log().info("ha", format_args!("the standby {copy} has caught up: commits wait for it from now on"));
             }
@@ -131,16 +148,23 @@ impl Live {
                 boot.remembered.in_step_noted = true;
                 boot.remembered.write(&boot.layout)?;
                 let rows = boot.engine.ask_once(&server, ha::NAMES_SQL, ANSWER)?;
-                let names = field(&rows, 0).unwrap_or_default();
-                if !names.contains(&format!("\"{copy}\"")) {
+                let (names, wanted) = (field(&rows, 0).unwrap_or_default(), boot.synchronous_names());
+                if names != wanted {
                     bail!(
-                        "synchronous_standby_names is {names:?}: commits do not wait for it. A file of yours in conf.d may set it: take that out"
+                        "synchronous_standby_names is {names:?}, and not {wanted:?}: ALTER SYSTEM or a file of yours in conf.d sets it: take that out"
                     );
                 }
                 // What commits before this may not have waited, and lies before the row; what commits after it does.
-                boot.engine.ask_once(&server, ha::SETTLE_SQL, ANSWER)?;
+                boot.engine.ask_once(&server, ha::SETTLE_SQL, SETTLE)?;
                 boot.engine.ask_once(&server, &ha::record_sql(copy, timeline), ANSWER)?;
                 boot.engine.log().info("ha", format_args!("the standby {copy} is in step on timeline {timeline}"));
+            }
+            Order::Forget => {
+                boot.engine.ask_once(&server, ha::FORGET_SQL, ANSWER)?;
+                boot.engine.log().error(
+                    "ha",
+                    format_args!("the standby {copy} is in step no more: commits do not wait for it, or not for it alone"),
+                );
             }
         }
         Ok(())

@@ -182,6 +182,19 @@ async fn a_pair_with_a_sink_goes_on_with_it_after_the_promotion() -> Result<()> 
     two.kill()?;
     let status = two.start().await?;
     ensure!(status["tier"] == "primary" && status["recovered"].to_string().contains("proven"), "{status:#}");
+
+    // Killed in the middle of a promotion it needs nothing of a sink; and one that has not followed it yet can't until the server runs.
+    two.kill()?;
+    sink.stop().await?;
+    set_promotion(&two, json!({ "from": 2, "to": null }))?;
+    two.start().await?;
+    two.wait_for("its timeline", |status| status["ha"]["promoted"] == 3).await?;
+    two.kill()?;
+    sink.start().await?;
+    with_sink(&mut two, &sink)?;
+    two.start().await?;
+    ensure!(two.log().contains("has not followed the promotion yet"), "{}", two.log());
+    two.sql("create table after (a int)").await?;
     Ok(())
 }
 
