@@ -60,7 +60,7 @@ impl Boot<'_> {
 
     /// What an earlier `beyond-pg` left behind when it was killed: it is on its way down, and is helped.
     fn end_old_server(&mut self) -> Result<()> {
-        let Some(named) = PostmasterPid::of(&self.layout.data) else { return Ok(()) };
+        let Some(named) = PostmasterPid::of(&self.layout.data) else { return self.remove_socket_lock() };
         let (seconds, pid) = (Duration::from_secs, Pid::from_raw(named.pid));
         let mut signals =
             [(Signal::INT, self.settings.stop_timeout), (Signal::QUIT, seconds(15)), (Signal::KILL, seconds(15))].into_iter();
@@ -95,7 +95,20 @@ impl Boot<'_> {
             );
             std::fs::remove_file(self.layout.data.join("postmaster.pid")).context("remove the stale postmaster.pid")?;
         }
-        Ok(())
+        self.remove_socket_lock()
+    }
+
+    /// The lock of the socket of a server of this folder that was killed: Postgres would not start where its number is another's by now.
+    fn remove_socket_lock(&self) -> Result<()> {
+        let mut lock = self.layout.socket(self.settings.port).into_os_string();
+        lock.push(".lock");
+        let text = std::fs::read_to_string(&lock).unwrap_or_default();
+        // Line 2 is the data folder.
+        let is_ours = text.lines().nth(1).is_some_and(|folder| Path::new(folder) == self.layout.data);
+        if !is_ours || !servers_of(&self.layout.data).is_empty() {
+            return Ok(());
+        }
+        std::fs::remove_file(&lock).context("remove the stale lock of Postgres' socket")
     }
 
     /// A cluster, where there is none: made beside, and named when it is whole.

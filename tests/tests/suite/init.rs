@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use harness::init::{As, Init, can_be_pid_one};
 use harness::mmds::{Mmds, MmdsFault, MmdsVersion};
-use harness::{Account, DEADLINE, FullDisk, Scratch, Sink, eventually};
+use harness::program::command;
+use harness::{Account, DEADLINE, FullDisk, Process, Scratch, Sink, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -187,11 +188,16 @@ async fn a_stale_postmaster_pid_that_names_a_living_process_is_no_hindrance() ->
     init.start().await?;
     init.sql("create table t as select 1 as a").await?;
     init.kill()?;
-    let path = init.data().join("postmaster.pid");
-    let text = std::fs::read_to_string(&path)?;
-    let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
-    // A process that lives as long as this test, and is no server.
-    std::fs::write(&path, format!("{}\n{rest}", std::process::id()))?;
+    // Of the same account, and no server; Postgres passes over itself, its parent and its parent's parent.
+    let mut sleep = command(Path::new("sleep"));
+    sleep.arg("1000");
+    let other = Process::spawn("a neighbour", sleep, &init.run_dir().join("neighbour.log"))?;
+    let socket_lock = init.run_dir().join(format!(".s.PGSQL.{}.lock", init.port()));
+    for path in [init.data().join("postmaster.pid"), socket_lock] {
+        let text = std::fs::read_to_string(&path)?;
+        let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
+        std::fs::write(&path, format!("{}\n{rest}", other.pid().as_raw_nonzero()))?;
+    }
     init.start().await?;
     ensure!(init.sql("select a from t").await? == "1");
     Ok(())
