@@ -1,5 +1,8 @@
 //! Real instances of `beyond-pg boot`: a volume, Postgres and PgBouncer, on ports of their own.
 
+mod killed;
+mod volume;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -7,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::account::is_root;
 use crate::port::Port;
@@ -41,6 +44,7 @@ pub struct Init {
     ports: [Port; 3],
     run_as: As,
     volume: PathBuf,
+    snapshots: u32,
     scratch: Scratch,
 }
 
@@ -58,7 +62,8 @@ impl Init {
         let pgbouncer = fetched("pgbouncer").await?.join("pgbouncer");
         let ports = [Port::reserve()?, Port::reserve()?, Port::reserve()?];
         let volume = scratch.path().join("volume");
-        let mut init = Self { process: None, envs: BTreeMap::new(), bin, ports, run_as: As::Process, volume, scratch };
+        let mut init =
+            Self { process: None, envs: BTreeMap::new(), bin, ports, run_as: As::Process, volume, snapshots: 0, scratch };
         let [listen, port, health] = [0, 1, 2].map(|at: usize| init.ports[at].number());
         let (volume, run, bin) =
             (init.volume.display().to_string(), init.run_dir().display().to_string(), init.bin.display().to_string());
@@ -97,6 +102,17 @@ impl Init {
     pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
         self.envs.insert(name.to_owned(), value.to_owned());
         self
+    }
+
+    /// Takes its settings out of its environment, and gives the document of a metadata service that tells them in its place.
+    pub fn take_settings(&mut self) -> Value {
+        let told = std::mem::take(&mut self.envs);
+        let told: serde_json::Map<_, _> = told
+            .into_iter()
+            .filter(|(name, _)| !name.starts_with("BEYOND_PG_METADATA"))
+            .map(|(name, value)| (name, Value::String(value)))
+            .collect();
+        json!({ "latest": { "meta-data": told } })
     }
 
     /// Another place for its volume, from the next start on; it is not removed with the instance.
@@ -368,24 +384,6 @@ impl Init {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
         let answer = client.get(url).send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
-    }
-
-    /// The processes that have a folder of this instance as their current one, and those that its program is running for.
-    ///
-    /// # Errors
-    /// Where /proc can't be read.
-    pub fn left_behind(&self) -> Result<Vec<String>> {
-        let mut left = Vec::new();
-        for entry in std::fs::read_dir("/proc")? {
-            let path = entry?.path();
-            let folder = std::fs::read_link(path.join("cwd")).unwrap_or_default();
-            let line = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
-            let scratch = self.scratch.path().to_string_lossy().into_owned();
-            if folder.starts_with(self.scratch.path()) || line.contains(&scratch) {
-                left.push(line.replace('\0', " "));
-            }
-        }
-        Ok(left)
     }
 }
 

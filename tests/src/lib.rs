@@ -16,6 +16,7 @@
 pub mod account;
 pub mod archive_crash;
 pub mod archiver;
+pub mod boot_loss;
 pub mod cdc;
 pub mod clock;
 pub mod compare;

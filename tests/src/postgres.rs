@@ -22,7 +22,7 @@ pub use server::StopMode;
 pub use setup::{Auth, Setup};
 pub use snapshot::Snapshot;
 pub(crate) use sql::{rows, texts};
-pub(crate) use template::copy_folder;
+pub(crate) use template::{copy_folder, remove_folder};
 pub use template::{pgbouncer, programs};
 
 /// The versions that the suite covers.

@@ -79,6 +79,17 @@ impl Process {
         }
     }
 
+    /// Waits until it has ended, and returns in that very moment: what follows comes before much else.
+    ///
+    /// # Errors
+    /// When it still runs at the deadline.
+    pub async fn death(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let death = pidfd_open(self.pid(), PidfdFlags::empty()).with_context(|| format!("watch {}", self.name))?;
+        let until = Timespec { tv_sec: i64::try_from(deadline.as_secs())?, tv_nsec: 0 };
+        tokio::task::spawn_blocking(move || poll(&mut [PollFd::new(&death, PollFlags::IN)], Some(&until))).await??;
+        self.ended()?.with_context(|| format!("{} still runs after {deadline:?}; its log:\n{}", self.name, self.log_tail()))
+    }
+
     /// Waits until it has ended.
     ///
     /// # Errors
@@ -137,20 +148,14 @@ impl Process {
             return Ok(());
         }
         let pid = self.pid();
-        // Stopped, it starts no other, and can't react to the death of those that it has.
-        kill_process(pid, Signal::STOP).with_context(|| format!("stop {}", self.name))?;
-        let others = descendants(pid)?;
-        let deaths: Vec<OwnedFd> = others.iter().filter_map(|pid| pidfd_open(*pid, PidfdFlags::empty()).ok()).collect();
+        // Stopped, none starts another, and none can react to the death of another.
+        let others = stop_all(pid).with_context(|| format!("stop {}", self.name))?;
+        let deaths = deaths_of(&others);
         for pid in std::iter::once(&pid).chain(&others) {
             kill_process(*pid, Signal::KILL).ok();
         }
         self.child.wait().with_context(|| format!("wait for {}", self.name))?;
-        for death in &deaths {
-            if poll(&mut [PollFd::new(death, PollFlags::IN)], Some(&DEATH))? == 0 {
-                bail!("a process that {} started was killed and does not die", self.name);
-            }
-        }
-        Ok(())
+        await_deaths(&deaths).with_context(|| format!("kill {}", self.name))
     }
 }
 
@@ -163,6 +168,59 @@ impl Drop for Process {
             eprintln!("--- the last lines of {} ({}):\n{}", self.name, self.log.display(), self.log_tail());
         }
     }
+}
+
+/// Kills processes that are nobody's to wait for, and waits until they are dead.
+///
+/// # Errors
+/// Where one does not die.
+pub(crate) fn kill_others(pids: &[Pid]) -> Result<()> {
+    let deaths = deaths_of(pids);
+    for pid in pids {
+        kill_process(*pid, Signal::KILL).ok();
+    }
+    await_deaths(&deaths)
+}
+
+/// What tells of their deaths; of those that are dead and reaped, nothing.
+fn deaths_of(pids: &[Pid]) -> Vec<OwnedFd> {
+    pids.iter().filter_map(|pid| pidfd_open(*pid, PidfdFlags::empty()).ok()).collect()
+}
+
+fn await_deaths(deaths: &[OwnedFd]) -> Result<()> {
+    for death in deaths {
+        if poll(&mut [PollFd::new(death, PollFlags::IN)], Some(&DEATH))? == 0 {
+            bail!("a process was killed and does not die");
+        }
+    }
+    Ok(())
+}
+
+/// Stops a process and all that it has started, and they have started, and gives the others.
+///
+/// # Errors
+/// Where the first of them has ended.
+pub(crate) fn stop_all(root: Pid) -> Result<Vec<Pid>> {
+    kill_process(root, Signal::STOP)?;
+    let mut stopped = Vec::new();
+    loop {
+        // One that was not stopped yet may have started another since.
+        let found = descendants(root)?;
+        let new: Vec<Pid> = found.into_iter().filter(|pid| !stopped.contains(pid)).collect();
+        if new.is_empty() {
+            return Ok(stopped);
+        }
+        for pid in &new {
+            // One may end at this moment: that is no fault.
+            kill_process(*pid, Signal::STOP).ok();
+        }
+        stopped.extend(new);
+    }
+}
+
+/// The parent of a process, `None` of one that is dead.
+pub(crate) fn parent_of(pid: Pid) -> Option<i32> {
+    parent(&std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
 }
 
 /// The processes that `root` has started, those that they have started, and so on; without those that are dead already.

@@ -9,10 +9,10 @@ use walbus::Lsn;
 use super::Postgres;
 use super::template::{copy_folder, remove_folder};
 
-/// A copy of a data folder at one moment, as a crash at that moment would have left it.
+/// A copy of a data folder, or of a whole volume, at one moment, as a crash at that moment would have left it.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl Snapshot {

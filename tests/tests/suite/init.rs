@@ -2,6 +2,9 @@
 
 mod full;
 mod ha;
+mod killed;
+mod loss;
+mod sidecar;
 
 use std::path::Path;
 use std::time::Duration;
