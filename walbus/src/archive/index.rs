@@ -6,7 +6,7 @@ use super::envelope::{ContentHash, sha256};
 use crate::ident::{PgTime, SystemId, Timeline};
 use crate::index::SegmentFacts;
 use crate::lsn::Lsn;
-use crate::proto::wal::{Decoder, PageHeader, Record, WalEvent, WalVersion};
+use crate::proto::wal::{Decoder, PageHeader, Reason, Record, WalEvent, WalVersion};
 use crate::segment::{Segment, SegmentSize};
 
 mod fragment;
@@ -164,6 +164,12 @@ impl XidRange {
     }
 }
 
+/// Whether there is nothing from this offset on.
+fn is_zeroed(bytes: &[u8], from: u64) -> bool {
+    let behind = usize::try_from(from).ok().and_then(|from| bytes.get(from..));
+    behind.is_some_and(|behind| behind.iter().all(|byte| *byte == 0))
+}
+
 impl SegmentIndex {
     /// What is in `segment`, whose bytes these are. Of bytes that are no valid WAL to their end, what stands before that counts.
     #[must_use]
@@ -183,13 +189,22 @@ impl SegmentIndex {
             index.tail = decoder.pending_record().and_then(|record| Tail::of(bytes, start, record));
             Ok(())
         });
-        index.invalid = read.err().map(|error| Invalid { at: error.lsn, reason: error.reason.to_string() });
+        let failed = read.err();
+        index.invalid = failed.as_ref().map(|error| Invalid { at: error.lsn, reason: error.reason.to_string() });
         if let Some(header) = PageHeader::parse(bytes) {
             index.postgres = header.version().map(WalVersion::major);
             index.head_lost = header.is_overwrite_contrecord();
             // Behind where it stops to be valid, nothing is believed.
             let limit = index.invalid.as_ref().map_or(index.end, |invalid| invalid.at);
             index.head = Head::of(bytes, index.start, index.end, &header).filter(|head| head.end.unwrap_or(index.end) <= limit);
+        }
+        let unwritten_from = failed.filter(|error| error.reason == Reason::Unwritten).map(|error| error.lsn);
+        if let Some((head, at)) = index.head.as_ref().zip(unwritten_from)
+            && head.end == Some(at)
+            && head.is_switch()
+            && is_zeroed(bytes, at.bytes_after(start))
+        {
+            (index.switched, index.invalid) = (true, None);
         }
         index.first_record = index.first_record.or_else(|| index.tail.as_ref().map(|tail| tail.record));
         index.take(facts);

@@ -35,6 +35,8 @@ pub use error::{Before, DecodeError, Reason};
 pub use event::{Parameters, WalEvent, event_of, prepared_xid_of};
 pub use page::{LongHeader, PAGE_BYTES, PageHeader, WalVersion};
 pub use record::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES, Record, RecordHeader, rmgr_name};
+#[cfg(feature = "archive")]
+pub(crate) use record::{RM_XLOG, XLOG_SWITCH};
 pub use scan::{Scan, ScanEnd};
 
 pub(in crate::proto) use field::{i64_at, u8_at, u32_at, u64_at};

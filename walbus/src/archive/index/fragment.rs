@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{SegmentIndex, text};
 use crate::lsn::Lsn;
-use crate::proto::wal::{PAGE_BYTES, PageHeader, Reason, RecordHeader, WalEvent, event_of};
+use crate::proto::wal::{
+    PAGE_BYTES, PageHeader, RECORD_HEADER_BYTES, RM_XLOG, Reason, RecordHeader, WalEvent, XLOG_SWITCH, event_of,
+};
 
 /// How much of a record is kept on each side, in bytes: enough to read a commit's time and a restore point's name.
 pub const FRAGMENT_BYTES_MAX: usize = 256;
@@ -105,6 +107,18 @@ impl Head {
     }
 }
 
+impl Head {
+    /// Whether it can be the rest of a segment switch, which is a header and nothing else: as short as that, and with a switch's type before its
+    /// checksum. The record's start is in the segment before.
+    pub(super) fn is_switch(&self) -> bool {
+        let len = self.bytes.len();
+        let from_end = |back: usize| len.checked_sub(back).and_then(|at| self.bytes.get(at)).copied();
+        let is_rest =
+            self.remaining < RECORD_HEADER_BYTES && usize::try_from(self.remaining).is_ok_and(|remaining| remaining == len);
+        is_rest && from_end(8).is_some_and(|info| info & 0xF0 == XLOG_SWITCH) && from_end(7) == Some(RM_XLOG)
+    }
+}
+
 /// Where the rest of a record ends that begins at a segment's start; `None` where that lies behind the segment's end.
 fn end_of(start: Lsn, end: Lsn, remaining: u32) -> Option<Lsn> {
     let first = u64::from(PAGE_BYTES) - LONG_HEADER;
@@ -172,5 +186,7 @@ pub fn join(tail: &Tail, next: &SegmentIndex) -> Result<Joined, JoinError> {
     let header =
         bytes.first_chunk().map(RecordHeader::parse).ok_or_else(|| content(Reason::RecordLength { found: tail.total_bytes }))?;
     let event = event_of(&bytes, next.version()).map_err(content)?;
+    // A switch takes the rest of its segment.
+    let end = if event == Some(WalEvent::Switch) { next.end } else { end };
     Ok(Joined::Ends(Straddling { lsn: record, end, header, event }))
 }

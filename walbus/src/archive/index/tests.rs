@@ -95,6 +95,42 @@ fn a_commit_over_a_boundary_is_put_together() {
 }
 
 #[test]
+fn a_switch_over_a_boundary_leaves_a_segment_of_zeros_that_is_whole() {
+    for left in [8, 16] {
+        let mut wal = builder();
+        fill_up_to(&mut wal, left);
+        let switch = wal.switch();
+        wal.commit(77, TIME);
+        wal.switch();
+        assert_eq!(
+            (SIZE.ceil(switch.lsn).0 - switch.lsn.0, SIZE.offset(switch.end)),
+            (left, 0),
+            "over the boundary, to the end of the next"
+        );
+        let found = indexes(&wal);
+        assert!(found.iter().all(|index| index.invalid.is_none()), "{left}: {found:?}");
+        assert_eq!(found.iter().map(|index| index.switched).collect::<Vec<_>>(), [false, true, true]);
+        let records = straddling(&found);
+        assert_eq!((records[0].lsn, records[0].end, records[0].event.clone()), (switch.lsn, switch.end, Some(WalEvent::Switch)));
+    }
+}
+
+#[test]
+fn zeros_behind_the_rest_of_another_record_are_none_that_was_written() {
+    let mut wal = builder();
+    fill_up_to(&mut wal, 16);
+    wal.commit(77, TIME);
+    let rest = SIZE.ceil(wal.end());
+    wal.switch();
+    let bytes = &mut wal.bytes()[1 << 20..].to_vec();
+    // As a server that was lost would leave it, of a segment that it had zeroed before.
+    bytes[64..].fill(0);
+    let segment = Segment { number: SIZE.number(rest) - 1, timeline: wal.timeline() };
+    let index = SegmentIndex::of(SYSTEM, segment, SIZE, bytes);
+    assert!(index.invalid.is_some() && !index.switched, "{index:?}");
+}
+
+#[test]
 fn a_record_over_many_segments_is_followed() {
     let mut wal = builder();
     fill_up_to(&mut wal, 4000);

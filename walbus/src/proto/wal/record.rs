@@ -12,7 +12,7 @@ pub const RECORD_HEADER_BYTES: u32 = 24;
 pub const MAX_RECORD_BYTES: u32 = 0x3FFF_FFFF;
 
 /// `RM_XLOG_ID`.
-pub(super) const RM_XLOG: u8 = 0;
+pub(crate) const RM_XLOG: u8 = 0;
 /// `RM_XACT_ID`.
 pub(super) const RM_XACT: u8 = 1;
 /// The greatest resource manager of Postgres' own, `RM_LOGICALMSG_ID`.
@@ -21,7 +21,7 @@ const RM_LAST_BUILTIN: u8 = 21;
 const RM_FIRST_CUSTOM: u8 = 128;
 
 /// `XLOG_SWITCH`, of `RM_XLOG_ID`: the rest of the segment is unused.
-pub(super) const XLOG_SWITCH: u8 = 0x40;
+pub(crate) const XLOG_SWITCH: u8 = 0x40;
 /// The bits of `xl_info` that belong to the resource manager.
 pub(super) const RMGR_INFO: u8 = 0xF0;
 
