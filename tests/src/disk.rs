@@ -46,6 +46,15 @@ impl FullDisk {
         &self.mount
     }
 
+    /// Makes it one that can only be read, or one that can be written again.
+    ///
+    /// # Errors
+    /// Where it is written to at this moment.
+    pub fn only_read(&self, only_read: bool) -> Result<()> {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | if only_read { MountFlags::RDONLY } else { MountFlags::empty() };
+        rustix::mount::mount_remount(&self.mount, flags, "").context("mount it anew")
+    }
+
     /// Takes all but so many bytes of what room there is. [`free`](Self::free) gives it back.
     ///
     /// # Errors

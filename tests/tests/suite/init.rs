@@ -1,5 +1,6 @@
 //! `beyond-pg boot` with real Postgres and PgBouncer: killed anywhere and run again it ends in the same place.
 
+mod faults;
 mod full;
 mod ha;
 mod killed;
