@@ -125,7 +125,8 @@ pub fn primary_sql(pair: Option<&str>, copy: Option<&str>) -> String {
     let literal = |text: Option<&str>| crate::sql::literal(text.unwrap_or_default());
     let (name, copies, held) = (literal(pair), crate::sql::literal(&copy_name(pair.unwrap_or_default(), "")), literal(copy));
     format!(
-        "select (select system_identifier from pg_control_system()), {TIMELINE_SQL}, s.application_name, s.sync_state, s.caught_up, s.of_name > 1 \
+        "select (select system_identifier from pg_control_system()), {TIMELINE_SQL}, s.application_name, s.sync_state, s.caught_up, s.of_name > 1, \
+         current_setting('synchronous_standby_names') \
          from (select 1) as one left join lateral (select application_name, sync_state, \
          count(*) over (partition by application_name) as of_name, \
          pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn) < 16777216 as caught_up from pg_stat_replication \

@@ -114,6 +114,9 @@ pub struct Remembered {
     /// Set while a former primary is turned into a standby of the present one.
     #[serde(default, skip_serializing_if = "is_false")]
     pub rejoining: bool,
+    /// The run of the kernel in which that was begun: what is not synced is lost with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejoin_boot: Option<String>,
     /// Whether the database says of a standby that it is in step.
     #[serde(default, skip_serializing_if = "is_false")]
     pub in_step_noted: bool,
@@ -186,7 +189,7 @@ impl Remembered {
 
     /// Forgets what it was to others, as a primary or as another copy of one: it is a standby from now on.
     pub fn begin_as_standby(&mut self) {
-        (self.standby, self.copy) = (None, None);
+        (self.standby, self.copy, self.rejoin_boot) = (None, None, None);
         (self.promotion, self.fenced, self.rejoining) = (None, None, false);
         (self.without_standby, self.in_step_noted) = (false, false);
     }

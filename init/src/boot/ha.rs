@@ -143,7 +143,10 @@ impl Boot<'_> {
         for address in self.settings.peers.clone() {
             let answer = match self.engine.ask_peer(address, PEER)? {
                 // A fork has its parent's system identifier, and may be on a later timeline: it fences nobody.
-                Answer::Said(said) if matches!((&said.identity, &self.settings.identity), (Some(its), Some(own)) if its != own) => {
+                Answer::Said(said)
+                    if (said.is_fork || !self.remembered.cleared.is_empty())
+                        && matches!((&said.identity, &self.settings.identity), (Some(its), Some(own)) if its != own) =>
+                {
                     Answer::Nothing("it has another BEYOND_PG_IDENTITY: it is a fork of this, or this one of it".to_owned())
                 }
                 answer => answer,
@@ -219,6 +222,7 @@ impl Boot<'_> {
         });
         (ha.role, ha.system_id, ha.timeline) = (role, own.system_id.to_string(), own.timeline);
         ha.identity.clone_from(&self.settings.identity);
+        ha.is_fork = !self.remembered.cleared.is_empty();
         ha.promoted = self.remembered.promotion.as_ref().and_then(|promotion| promotion.to);
     }
 
@@ -392,10 +396,6 @@ impl Boot<'_> {
         let server = self.server("postgres");
         // That its old standby was in step says nothing of this timeline.
         self.engine.ask_once(&server, ha::FORGET_SQL, ANSWER)?;
-        if self.major < 16 {
-            // pg_rewind of 15 knows of a new timeline by the checkpoint on it alone, and takes what it finds before for the same one.
-            self.engine.ask_once(&server, ha::SETTLE_SQL, ANSWER)?;
-        }
         if let Some(promotion) = &mut self.remembered.promotion {
             promotion.to = Some(to);
         }

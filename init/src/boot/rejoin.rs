@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::Boot;
 use crate::volume::{self, write_durably};
@@ -12,6 +12,15 @@ const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// What `pg_rewind` writes into the `backup_label` that it leaves.
 const REWOUND: &str = "BACKUP METHOD: pg_rewind";
+
+/// What `pg_rewind` says where the other server is on the timeline that this one was on.
+const SAME_TIMELINE: &str = "on the same timeline";
+
+/// By what the kernel tells its runs apart: what was not synced is lost with one.
+fn run_of_the_kernel() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(std::fs::read_to_string(path).with_context(|| format!("read {path}"))?.trim().to_owned())
+}
 
 impl Boot<'_> {
     /// Whether the data folder is a primary's that shall be a standby's.
@@ -28,6 +37,14 @@ impl Boot<'_> {
         if self.is_rewound()? {
             return self.end_rejoin();
         }
+        let run = run_of_the_kernel()?;
+        if self.remembered.rejoin_boot.as_ref().is_some_and(|held| *held != run)
+            && self.control()?.is_some_and(|control| control.is_in_archive_recovery)
+        {
+            bail!("{}", self.half_way());
+        }
+        self.remembered.rejoin_boot = Some(run);
+        self.remembered.write(&self.layout)?;
         // Of an earlier attempt that came as far as that: the recovery that pg_rewind begins with is none of a standby.
         volume::remove_durably(&self.layout.data.join("standby.signal"))?;
         let (mut conninfo, password) = self.primary_without_password()?;
@@ -39,7 +56,9 @@ impl Boot<'_> {
         let mut wait = Duration::from_millis(500);
         loop {
             let outcome = self.engine.run(self.of_postgres("pg_rewind", &[&target, &source])?.envs(password.clone()))?;
-            if outcome.is_success() {
+            // Where another is known to have begun a later timeline, it is not yet in what it reads of that: 15 looks at the last checkpoint.
+            let is_early = self.remembered.fenced.is_some() && outcome.lines.iter().any(|line| line.contains(SAME_TIMELINE));
+            if (outcome.is_success() && !is_early) || self.is_rewound()? {
                 break;
             }
             let said = outcome.said();
@@ -65,17 +84,22 @@ impl Boot<'_> {
         if !label.lines().any(|line| line == REWOUND) {
             return Ok(false);
         }
-        if !self.control()?.is_some_and(|control| control.is_in_archive_recovery) {
-            bail!(
-                "pg_rewind was killed half-way on this former primary: move {} elsewhere, and the next boot makes a new copy",
-                self.layout.data.display()
-            );
+        let is_this_run = self.remembered.rejoin_boot.as_ref() == Some(&run_of_the_kernel()?);
+        if !is_this_run || !self.control()?.is_some_and(|control| control.is_in_archive_recovery) {
+            bail!("{}", self.half_way());
         }
         let outcome = self.engine.run(self.of_postgres("initdb", &["--sync-only", "-D", &self.data_arg()])?.quiet())?;
         if !outcome.is_success() {
             bail!("what pg_rewind has written can't be synced: {}", outcome.said());
         }
         Ok(true)
+    }
+
+    fn half_way(&self) -> String {
+        let data = self.layout.data.display();
+        format!(
+            "pg_rewind was killed half-way on this former primary, or its host was lost before all was on disk: move {data} elsewhere, and the next boot makes a new copy"
+        )
     }
 
     fn end_rejoin(&mut self) -> Result<()> {

@@ -45,6 +45,9 @@ pub struct HaStatus {
     /// Whose database it is: a fork has the same cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// Whether it was freed of what it was a fork of.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub is_fork: bool,
     /// The newest timeline that it knows of.
     pub timeline: u32,
     /// Whether its server runs and is not about to end.

@@ -5,9 +5,11 @@
 pub enum Seen {
     /// It does not stream.
     Away,
-    /// It streams and is near, and commits do not wait for it.
+    /// It streams and is near, and commits do not wait for it, or not for it alone.
     CaughtUp,
-    /// It streams, and is far behind.
+    /// It streams, and is far behind; commits do not wait for it.
+    Lagging,
+    /// Another copy than the one that commits wait for streams, and is far behind.
     Behind,
     /// Another copy than the one that commits wait for streams and is near, and that one does not stream.
     Anew,
@@ -23,8 +25,9 @@ impl Seen {
     pub fn of(is_held: bool, sync_state: Option<&str>, caught_up: Option<&str>) -> Self {
         match (sync_state, caught_up) {
             (None, _) => Self::Away,
-            (Some("sync" | "quorum"), _) if is_held => Self::Synchronous,
+            (Some("sync"), _) if is_held => Self::Synchronous,
             (Some(_), Some("t")) if is_held => Self::CaughtUp,
+            (Some(_), _) if is_held => Self::Lagging,
             (Some(_), Some("t")) => Self::Anew,
             (Some(_), _) => Self::Behind,
         }
@@ -35,7 +38,7 @@ impl Seen {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Away => "away",
-            Self::Behind | Self::CaughtUp | Self::Anew => "behind",
+            Self::Behind | Self::CaughtUp | Self::Lagging | Self::Anew => "behind",
             Self::Twice => "there twice",
             Self::Synchronous => "in step",
         }
@@ -63,6 +66,8 @@ pub struct StandbyWatch {
     /// Looks that have found another copy, or the same one twice.
     odd_in_a_row: u8,
     recorded: bool,
+    /// The note may be there: of this run, or of an earlier one.
+    may_be_noted: bool,
 }
 
 /// Looks that have to agree before it is noted: a server's processes take a new configuration one after the other, and a commit of one
@@ -74,10 +79,10 @@ const LOOKS: u8 = 3;
 const LOOKS_ODD: u8 = 15;
 
 impl StandbyWatch {
-    /// A watch; `released` where commits do not wait, after a promotion.
+    /// A watch; `released` where commits do not wait, after a promotion; `may_be_noted` where an earlier run may have noted that it is in step.
     #[must_use]
-    pub const fn new(released: bool) -> Self {
-        Self { released, was_released: released, in_a_row: 0, odd_in_a_row: 0, recorded: false }
+    pub const fn new(released: bool, may_be_noted: bool) -> Self {
+        Self { released, was_released: released, in_a_row: 0, odd_in_a_row: 0, recorded: false, may_be_noted }
     }
 
     /// Whether commits do not wait for it.
@@ -94,15 +99,16 @@ impl StandbyWatch {
             Seen::CaughtUp if self.released => Some(self.hold()),
             // Nobody waits for the one before it.
             Seen::Anew if self.released || self.odd_in_a_row >= LOOKS_ODD => Some(self.hold()),
-            Seen::CaughtUp if self.recorded => Some(self.forget()),
-            Seen::Twice if self.recorded && self.odd_in_a_row >= LOOKS_ODD => Some(self.forget()),
+            Seen::CaughtUp | Seen::Lagging if self.may_be_noted => Some(self.forget()),
+            Seen::Twice if self.may_be_noted && self.odd_in_a_row >= LOOKS_ODD => Some(self.forget()),
             Seen::Synchronous if !self.released && !self.recorded => {
                 self.in_a_row += 1;
                 self.recorded = self.in_a_row == LOOKS;
+                self.may_be_noted |= self.recorded;
                 self.recorded.then_some(Order::Record)
             }
             Seen::Synchronous => None,
-            Seen::Away | Seen::Behind | Seen::CaughtUp | Seen::Anew | Seen::Twice => {
+            Seen::Away | Seen::Behind | Seen::CaughtUp | Seen::Lagging | Seen::Anew | Seen::Twice => {
                 self.in_a_row = 0;
                 None
             }
@@ -116,7 +122,7 @@ impl StandbyWatch {
     }
 
     const fn forget(&mut self) -> Order {
-        (self.in_a_row, self.recorded) = (0, false);
+        (self.in_a_row, self.recorded, self.may_be_noted) = (0, false, false);
         Order::Forget
     }
 
@@ -125,7 +131,7 @@ impl StandbyWatch {
         match order {
             Order::Hold => self.released = self.was_released,
             Order::Record => (self.recorded, self.in_a_row) = (false, 0),
-            Order::Forget => self.recorded = true,
+            Order::Forget => self.may_be_noted = true,
         }
     }
 }
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn it_is_noted_once_and_only_after_it_was_seen_for_a_while() {
-        let mut watch = StandbyWatch::new(false);
+        let mut watch = StandbyWatch::new(false, false);
         let mut look = |seen| watch.handle_seen(seen);
         assert_eq!([Seen::Synchronous, Seen::Synchronous, Seen::Away].map(&mut look), [None; 3]);
         assert_eq!([Seen::Synchronous, Seen::Synchronous].map(&mut look), [None; 2]);
@@ -146,21 +152,21 @@ mod tests {
 
     #[test]
     fn after_a_promotion_commits_wait_again_once_there_is_a_standby() {
-        let mut watch = StandbyWatch::new(true);
-        assert_eq!([Seen::Away, Seen::Behind, Seen::Synchronous].map(|seen| watch.handle_seen(seen)), [None; 3]);
+        let mut watch = StandbyWatch::new(true, false);
+        assert_eq!([Seen::Away, Seen::Lagging, Seen::Synchronous].map(|seen| watch.handle_seen(seen)), [None; 3]);
         assert_eq!(watch.handle_seen(Seen::CaughtUp), Some(Order::Hold));
         watch.handle_failed(Order::Hold);
         assert!(watch.is_released());
         assert_eq!(watch.handle_seen(Seen::CaughtUp), Some(Order::Hold));
         assert!(!watch.is_released());
         assert_eq!(watch.handle_seen(Seen::CaughtUp), None, "the server has not taken it yet");
-        assert_eq!(StandbyWatch::new(true).handle_seen(Seen::Anew), Some(Order::Hold), "nobody waits for another");
+        assert_eq!(StandbyWatch::new(true, false).handle_seen(Seen::Anew), Some(Order::Hold), "nobody waits for another");
     }
 
     #[test]
     fn what_was_noted_is_taken_back_when_commits_stop_waiting_for_it_alone() {
         let recorded = || {
-            let mut watch = StandbyWatch::new(false);
+            let mut watch = StandbyWatch::new(false, false);
             assert_eq!([Seen::Synchronous; 3].map(|seen| watch.handle_seen(seen)), [None, None, Some(Order::Record)]);
             watch
         };
@@ -169,6 +175,9 @@ mod tests {
         watch.handle_failed(Order::Forget);
         assert_eq!([Seen::CaughtUp; 2].map(|seen| watch.handle_seen(seen)), [Some(Order::Forget), None]);
         assert_eq!([Seen::Synchronous; 3].map(|seen| watch.handle_seen(seen)), [None, None, Some(Order::Record)]);
+        let mut watch = StandbyWatch::new(false, true);
+        assert_eq!(watch.handle_seen(Seen::Lagging), Some(Order::Forget), "of an earlier run");
+        assert_eq!(watch.handle_seen(Seen::Lagging), None);
         let mut watch = recorded();
         let mut twice = || (1..=LOOKS_ODD).find_map(|look| watch.handle_seen(Seen::Twice).map(|order| (look, order)));
         assert_eq!(twice(), Some((LOOKS_ODD, Order::Forget)));
@@ -177,7 +186,7 @@ mod tests {
 
     #[test]
     fn another_copy_takes_its_place_and_is_noted_anew() {
-        let mut watch = StandbyWatch::new(false);
+        let mut watch = StandbyWatch::new(false, false);
         assert_eq!([Seen::Synchronous; 3].map(|seen| watch.handle_seen(seen)), [None, None, Some(Order::Record)]);
         let mut until_held = || (1..=LOOKS_ODD).find_map(|look| watch.handle_seen(Seen::Anew).map(|order| (look, order)));
         assert_eq!(until_held(), Some((LOOKS_ODD, Order::Hold)), "it may have lost its connection alone");
@@ -191,9 +200,10 @@ mod tests {
     #[test]
     fn what_the_server_says_is_told_apart() {
         assert_eq!(Seen::of(false, None, None), Seen::Away);
-        assert_eq!(Seen::of(true, Some("async"), Some("f")), Seen::Behind);
+        assert_eq!(Seen::of(true, Some("async"), Some("f")), Seen::Lagging);
         assert_eq!(Seen::of(true, Some("async"), Some("t")), Seen::CaughtUp);
-        assert_eq!(Seen::of(true, Some("potential"), None), Seen::Behind);
+        assert_eq!(Seen::of(true, Some("potential"), None), Seen::Lagging);
+        assert_eq!(Seen::of(true, Some("quorum"), Some("t")), Seen::CaughtUp, "another may be waited for in its place");
         assert_eq!(Seen::of(true, Some("sync"), Some("f")), Seen::Synchronous);
         assert_eq!(Seen::of(false, Some("async"), Some("f")), Seen::Behind);
         assert_eq!(Seen::of(false, Some("async"), Some("t")), Seen::Anew);

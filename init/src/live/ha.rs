@@ -15,8 +15,8 @@ pub(super) const HA: Duration = Duration::from_secs(1);
 /// How often peers are asked of which one has not answered: each such question takes its time.
 const SILENT: Duration = Duration::from_secs(3);
 
-/// How long a checkpoint may take.
-const SETTLE: Duration = Duration::from_secs(600);
+/// How long a checkpoint is waited for at a time: nothing else is looked at meanwhile. The server goes on with it, and the next one is short.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What is known of the pair.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl PairWatch {
         Self {
             due: Moment::ZERO,
             alarms: Vec::new(),
-            standby: StandbyWatch::new(boot.remembered.without_standby),
+            standby: StandbyWatch::new(boot.remembered.without_standby, boot.remembered.in_step_noted),
             name: boot.settings.ha_standby.clone(),
             peers_due: Moment::ZERO,
             own: None,
@@ -97,6 +97,8 @@ impl Live {
         let copy = field(&rows, 2).map(str::to_owned);
         let seen = match Seen::of(copy == held, field(&rows, 3), field(&rows, 4)) {
             Seen::Synchronous if field(&rows, 5) == Some("t") => Seen::Twice,
+            // Names of somebody else's, in which it is one of several.
+            Seen::Synchronous if field(&rows, 6) != Some(&boot.synchronous_names()) => Seen::CaughtUp,
             seen => seen,
         };
         if let (Some(name), Some(copy)) = (&name, &copy)
@@ -115,8 +117,8 @@ impl Live {
         let Some(name) = name else { return Ok(()) };
         match (seen, commits_wait) {
             (Seen::Synchronous, true) => {}
-            (Seen::CaughtUp, true) => self.pair.alarms.push(format!(
-                "the standby {name} streams, and commits do not wait for it: synchronous_standby_names is set elsewhere, by ALTER SYSTEM or a file of yours"
+            (Seen::CaughtUp | Seen::Lagging, true) => self.pair.alarms.push(format!(
+                "the standby {name} streams, and commits do not wait for it alone: synchronous_standby_names is set elsewhere, by ALTER SYSTEM or a file of yours"
             )),
             (Seen::Twice, true) => self.pair.alarms.push(format!(
                 "two connections have the name of the standby {name}: where one is a copy of the other's volume, give it a BEYOND_PG_IDENTITY of its own"
@@ -135,6 +137,7 @@ impl Live {
             Order::Hold => {
                 // First of all, and in WAL before any commit that waits for this copy alone: the one before it is in step no more.
                 boot.engine.ask_once(&server, ha::FORGET_SQL, ANSWER)?;
+                boot.remembered.in_step_noted = false;
                 let before = (boot.remembered.without_standby, boot.remembered.standby.clone());
                 (boot.remembered.without_standby, boot.remembered.standby) = (false, Some(copy.to_owned()));
                 if let Err(error) = boot.remembered.write(&boot.layout).and_then(|()| boot.write_layers()) {
@@ -150,6 +153,7 @@ impl Live {
                 let rows = boot.engine.ask_once(&server, ha::NAMES_SQL, ANSWER)?;
                 let (names, wanted) = (field(&rows, 0).unwrap_or_default(), boot.synchronous_names());
                 if names != wanted {
+                    boot.engine.ask_once(&server, ha::FORGET_SQL, ANSWER)?;
                     bail!(
                         "synchronous_standby_names is {names:?}, and not {wanted:?}: ALTER SYSTEM or a file of yours in conf.d sets it: take that out"
                     );
@@ -161,6 +165,8 @@ impl Live {
             }
             Order::Forget => {
                 boot.engine.ask_once(&server, ha::FORGET_SQL, ANSWER)?;
+                boot.remembered.in_step_noted = false;
+                boot.remembered.write(&boot.layout)?;
                 boot.engine.log().error(
                     "ha",
                     format_args!("the standby {copy} is in step no more: commits do not wait for it, or not for it alone"),
