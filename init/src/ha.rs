@@ -59,7 +59,7 @@ pub fn is_of_pair(name: &str, pair: &str) -> bool {
     name.strip_prefix(pair).is_some_and(|copy| copy.is_empty() || copy.strip_prefix(':').is_some_and(is_copy))
 }
 
-/// Whether this is what a copy is called: [`COPY_BYTES`] hexadecimal digits.
+/// Whether this is what a copy is called: eight hexadecimal digits.
 #[must_use]
 pub fn is_copy(text: &str) -> bool {
     text.len() == COPY_BYTES && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
