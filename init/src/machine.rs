@@ -152,6 +152,15 @@ fn upwards(mount: &Path, path: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// What the kernel has under this name in `/proc/sys/kernel/random`: `uuid`, another one each time; `boot_id`, one for each of its runs.
+///
+/// # Errors
+/// Where that can't be read.
+pub fn kernel_random(name: &str) -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random").join(name);
+    Ok(std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?.trim().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -105,9 +105,7 @@ impl Stage {
         let mut init = Init::new().await?;
         let mut sink = Sink::new(&init.conninfo())?;
         sink.start().await?;
-        init.env("BEYOND_PG_WAL_SINK", sink.url()?).env("BEYOND_PG_WAL_SINK_POLICY", "required");
-        init.env("BEYOND_PG_WAL_SINK_CA", &sink.data().join("tls/ca.pem").display().to_string());
-        init.env("BEYOND_PG_WAL_SINK_TOKEN_FILE", &sink.data().join("token").display().to_string());
+        init.set_sink(&sink)?.env("BEYOND_PG_WAL_SINK_POLICY", "required");
         let mmds = Mmds::start(MmdsVersion::V2).await?;
         let settings = init.take_settings();
         mmds.set(settings.clone());

@@ -17,6 +17,7 @@ use crate::port::Port;
 use crate::process::Process;
 use crate::program::{self, command, of_workspace, repository};
 use crate::scratch::Scratch;
+use crate::sink::Sink;
 use crate::wait::{DEADLINE, eventually};
 
 /// The role that a boot of the harness makes, and its database.
@@ -113,6 +114,17 @@ impl Init {
             .map(|(name, value)| (name, Value::String(value)))
             .collect();
         json!({ "latest": { "meta-data": told } })
+    }
+
+    /// Has it use this sink, which runs, from the next start on: commits wait for it, and a boot recovers from it.
+    ///
+    /// # Errors
+    /// Where the sink was never started.
+    pub fn set_sink(&mut self, sink: &Sink) -> Result<&mut Self> {
+        let path = |name: &str| sink.data().join(name).display().to_string();
+        self.env("BEYOND_PG_WAL_SINK", sink.url()?);
+        self.env("BEYOND_PG_WAL_SINK_CA", &path("tls/ca.pem")).env("BEYOND_PG_WAL_SINK_TOKEN_FILE", &path("token"));
+        Ok(self)
     }
 
     /// Another place for its volume, from the next start on; it is not removed with the instance.

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::{Boot, SUPERUSER, check_version};
 use crate::ha::Conninfo;
+use crate::machine;
 use crate::settings::Tier;
 use crate::volume::{self, Data, PostmasterPid, Remembered, look, make_folder, remove_folder, rename_durably};
 
@@ -149,7 +150,7 @@ impl Boot<'_> {
             volume::write_durably(&signal, b"", 0o600, self.owner())?;
         }
         if self.remembered.copy.is_none() {
-            let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("make a name for this copy")?;
+            let uuid = machine::kernel_random("uuid").context("make a name for this copy")?;
             self.remembered.copy = uuid.split('-').next().map(str::to_owned);
             self.remembered.write(&self.layout)?;
         }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::{ANSWER, Boot};
 use crate::engine::Talk;
 use crate::ha::{self, Answer, Control, Endpoint, HaStatus, Own, PeerStatus, Role, Verdict};
+use crate::machine;
 use crate::settings::{PoolTarget, Tier};
 use crate::sql::Rows;
 use crate::supervise::Child;
@@ -217,8 +218,7 @@ impl Boot<'_> {
         }
         let ha = self.engine.board.ha.get_or_insert_with(|| {
             // One for each run: by it a server knows itself among its peers.
-            let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
-            HaStatus { instance: uuid.trim().to_owned(), ..HaStatus::default() }
+            HaStatus { instance: machine::kernel_random("uuid").unwrap_or_default(), ..HaStatus::default() }
         });
         (ha.role, ha.system_id, ha.timeline) = (role, own.system_id.to_string(), own.timeline);
         ha.identity.clone_from(&self.settings.identity);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::Boot;
+use crate::machine;
 use crate::volume::{self, write_durably};
 
 /// The longest pause between two attempts.
@@ -18,8 +19,7 @@ const SAME_TIMELINE: &str = "on the same timeline";
 
 /// By what the kernel tells its runs apart: what was not synced is lost with one.
 fn run_of_the_kernel() -> Result<String> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    Ok(std::fs::read_to_string(path).with_context(|| format!("read {path}"))?.trim().to_owned())
+    machine::kernel_random("boot_id").context("find out which run of the kernel this is")
 }
 
 impl Boot<'_> {

@@ -366,9 +366,18 @@ async fn with_sink(policy: &str) -> Result<(Init, Sink)> {
     let mut init = Init::new().await?;
     let mut sink = Sink::new(&init.conninfo())?;
     sink.start().await?;
-    init.env("BEYOND_PG_WAL_SINK", sink.url()?).env("BEYOND_PG_WAL_SINK_POLICY", policy).env("BEYOND_PG_WAL_SINK_DELAY", "1s");
-    init.env("BEYOND_PG_WAL_SINK_CA", &sink.data().join("tls/ca.pem").display().to_string());
-    init.env("BEYOND_PG_WAL_SINK_TOKEN_FILE", &sink.data().join("token").display().to_string());
+    init.set_sink(&sink)?.env("BEYOND_PG_WAL_SINK_POLICY", policy).env("BEYOND_PG_WAL_SINK_DELAY", "1s");
+    Ok((init, sink))
+}
+
+/// The same, where there is a table and the sink has just gone away.
+async fn without_its_sink(policy: &str) -> Result<(Init, Sink)> {
+    let (mut init, mut sink) = with_sink(policy).await?;
+    init.start().await?;
+    sink.wait_streaming().await?;
+    init.sql("create table t (a int)").await?;
+    init.wait_for("the sink", |status| status["sink"]["streaming"] == true).await?;
+    sink.stop().await?;
     Ok((init, sink))
 }
 
@@ -393,12 +402,7 @@ async fn a_volume_that_lost_its_newest_wal_has_it_again_when_it_is_ready() -> Re
 
 #[tokio::test]
 async fn commits_go_on_without_a_preferred_sink_and_wait_again_when_it_is_back() -> Result<()> {
-    let (mut init, mut sink) = with_sink("preferred").await?;
-    init.start().await?;
-    sink.wait_streaming().await?;
-    init.sql("create table t (a int)").await?;
-    init.wait_for("the sink", |status| status["sink"]["streaming"] == true).await?;
-    sink.stop().await?;
+    let (mut init, mut sink) = without_its_sink("preferred").await?;
     init.sql("insert into t values (1)").await?;
     let away = init.wait_for("an alarm", |status| status["sink"]["commits_wait"] == false).await?;
     ensure!(away["alarms"].to_string().contains("do not wait"), "{away:#}");

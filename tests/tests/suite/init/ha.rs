@@ -136,14 +136,6 @@ async fn a_standby_that_takes_anothers_place_is_in_step_when_it_is_itself() -> R
     Ok(())
 }
 
-/// Has commits of the server wait for this sink.
-fn with_sink(init: &mut Init, sink: &Sink) -> Result<()> {
-    init.env("BEYOND_PG_WAL_SINK", sink.url()?);
-    init.env("BEYOND_PG_WAL_SINK_CA", &sink.data().join("tls/ca.pem").display().to_string());
-    init.env("BEYOND_PG_WAL_SINK_TOKEN_FILE", &sink.data().join("token").display().to_string());
-    Ok(())
-}
-
 #[tokio::test]
 async fn a_pair_with_a_sink_goes_on_with_it_after_the_promotion() -> Result<()> {
     let (mut one, mut two) = (Init::new().await?, Init::new().await?);
@@ -156,8 +148,8 @@ async fn a_pair_with_a_sink_goes_on_with_it_after_the_promotion() -> Result<()> 
     );
     let mut sink = Sink::new(&hosts)?;
     sink.start().await?;
-    with_sink(one.env("BEYOND_PG_HA_STANDBY", "twin").env("BEYOND_PG_PEERS", &two.health_address()), &sink)?;
-    with_sink(two.env("BEYOND_PG_HA_STANDBY", "twin").env("BEYOND_PG_PEERS", &one.health_address()), &sink)?;
+    one.env("BEYOND_PG_HA_STANDBY", "twin").env("BEYOND_PG_PEERS", &two.health_address()).set_sink(&sink)?;
+    two.env("BEYOND_PG_HA_STANDBY", "twin").env("BEYOND_PG_PEERS", &one.health_address()).set_sink(&sink)?;
     one.start().await?;
     one.admin(&["set synchronous_commit = local", ROLE, GRANT]).await?;
     follow(&mut two, &one);
@@ -191,7 +183,7 @@ async fn a_pair_with_a_sink_goes_on_with_it_after_the_promotion() -> Result<()> 
     two.wait_for("its timeline", |status| status["ha"]["promoted"] == 3).await?;
     two.kill()?;
     sink.start().await?;
-    with_sink(&mut two, &sink)?;
+    two.set_sink(&sink)?;
     two.start().await?;
     ensure!(two.log().contains("has not followed the promotion yet"), "{}", two.log());
     two.sql("create table after (a int)").await?;

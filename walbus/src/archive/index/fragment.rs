@@ -105,9 +105,7 @@ impl Head {
         let bytes = bytes.iter().skip(40).take(kept).copied().collect();
         Some(Self { remaining: header.remaining, end: end_of(start, end, header.remaining), bytes })
     }
-}
 
-impl Head {
     /// Whether it can be the rest of a segment switch, which is a header and nothing else: as short as that, and with a switch's type before its
     /// checksum. The record's start is in the segment before.
     pub(super) fn is_switch(&self) -> bool {
